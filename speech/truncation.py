@@ -1,0 +1,79 @@
+"""Is an encoded file cut off? Only what its own structure declares is believed.
+
+FFmpeg decodes what is left of a cut file without a word, and computes a WAV's length from the file's size. Here
+the promises that formats make are read: RIFF's chunk sizes, Ogg's end-of-stream page. Containers whose
+declared duration FFmpeg reports truthfully (FLAC, MP4, Matroska, AIFF …) are compared by `speech.audio` after
+decoding. A format that declares nothing (raw MP3 without a Xing header, ADTS) cannot be judged.
+"""
+
+import struct
+
+STREAMING_SIZES = frozenset({0, 0x7FFFFFFF, 0x7FFFF000, 0xFFFFFFFF, 0xFFFFFFFF - 36, 0xFFFFFFFF - 44})
+"""RIFF data sizes that programs write to a pipe, when they cannot know the length."""
+
+DURATION_IS_DECLARED = frozenset({"aiff", "caf", "flac", "matroska", "mov"})
+"""FFmpeg's demuxers whose stream duration comes from the header, not from the file's size."""
+
+
+def declares_duration(format_name: str, head: bytes) -> bool:
+    """Say whether FFmpeg's duration for this file comes from a header.
+
+    Args:
+        format_name: FFmpeg's name of the demuxer, alternatives separated by commas.
+        head: the first bytes of the file; 64 KiB are enough.
+    """
+    if format_name == "mp3":
+        start = _id3_size(head)
+        frame = head[start : start + 4096]
+        return b"Xing" in frame or b"Info" in frame
+    return not DURATION_IS_DECLARED.isdisjoint(format_name.split(","))
+
+
+def missing_bytes(head: bytes, tail: bytes, size: int) -> int:
+    """Count the bytes that a RIFF or Ogg file of `size` bytes says it has and has not.
+
+    Args:
+        head: the first bytes of the file, 64 KiB or all of it.
+        tail: the last bytes of the file, 128 KiB or all of it.
+        size: bytes in the whole file.
+
+    Returns:
+        0 for a complete file and for every other format; 1 where the number cannot be known.
+    """
+    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
+        return _riff_missing(head, size)
+    if head[:4] == b"OggS":
+        return _ogg_missing(tail)
+    return 0
+
+
+def _riff_missing(head: bytes, size: int) -> int:
+    position = 12
+    while position + 8 <= len(head):
+        identifier, length = struct.unpack_from("<4sI", head, position)
+        if identifier == b"data":
+            return 0 if length in STREAMING_SIZES else max(0, position + 8 + length - size)
+        position += 8 + length + length % 2  # chunks are padded to even lengths
+    return 0
+
+
+def _ogg_missing(tail: bytes) -> int:
+    # RFC 3533 §6: a page is 27 bytes, a table of segment lengths, the segments; flag 4 marks the last page.
+    page = tail.rfind(b"OggS")
+    if page < 0 or page + 27 > len(tail):
+        return 1
+    flags, n_segments = tail[page + 5], tail[page + 26]
+    table = tail[page + 27 : page + 27 + n_segments]
+    missing = page + 27 + n_segments + sum(table) - len(tail)
+    if missing > 0:
+        return missing
+    return 0 if flags & 4 else 1
+
+
+def _id3_size(head: bytes) -> int:
+    if head[:3] != b"ID3" or len(head) < 10:
+        return 0
+    size = 0
+    for byte in head[6:10]:  # four bytes of seven bits each
+        size = size << 7 | byte & 0x7F
+    return 10 + size
