@@ -132,17 +132,36 @@ def transcribe(
         EngineError: a window could not be decoded.
         UnknownLanguageError: the model has no such language.
     """
-    code = None if language is None else engine.tokenizer.language_code(language)
-    slices = cut(audio)
-    to_decode = windows(audio, slices, code, task)
-    answers = iter(engine.transcribe([window for window in to_decode if window is not None]))
-    results: list[DecodingResult | None] = []
-    for window in to_decode:
-        answer = None if window is None else next(answers)
-        if isinstance(answer, EngineError):
-            raise answer
-        results.append(answer)
-    return assemble(slices, results, code)
+    return transcribe_many(engine, [audio], [language], task=task)[0]
+
+
+def transcribe_many(
+    engine: Engine,
+    audios: Sequence[NDArray[np.float32]],
+    languages: Sequence[str | None],
+    *,
+    task: Task = "transcribe",
+) -> list[Transcription]:
+    """Transcribe several pieces of audio, their windows batched together; each as `transcribe` would alone.
+
+    Raises:
+        EngineError: a window could not be decoded.
+        UnknownLanguageError: the model has no such language.
+    """
+    codes = [None if language is None else engine.tokenizer.language_code(language) for language in languages]
+    slices = [cut(audio) for audio in audios]
+    to_decode = [windows(*piece, task) for piece in zip(audios, slices, codes, strict=True)]
+    decoded = iter(engine.transcribe([window for piece in to_decode for window in piece if window is not None]))
+    transcriptions = []
+    for piece, places, code in zip(to_decode, slices, codes, strict=True):
+        results: list[DecodingResult | None] = []
+        for window in piece:
+            result = None if window is None else next(decoded)
+            if isinstance(result, EngineError):
+                raise result
+            results.append(result)
+        transcriptions.append(assemble(places, results, code))
+    return transcriptions
 
 
 def _levels(audio: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -1,0 +1,48 @@
+"""Model versions on disk and on the Hub: publish, verify, resolve, move aliases.
+
+The registry moves bytes. It does not know what a model is, how one is trained or served, or which
+of two is better; it imports none of the other rooms.
+"""
+
+from registry.aliases import Alias
+from registry.errors import (
+    AliasConflictError,
+    DamagedRecordError,
+    DamagedVersionError,
+    InvalidNameError,
+    NotFoundError,
+    PublishError,
+    RegistryError,
+)
+from registry.hub import Snapshot, download_snapshot
+from registry.log import Change, LogEntry
+from registry.manifest import FileEntry, Manifest, content_digest, describe, hash_file
+from registry.names import ALIASES, HubReference, Reference, parse_reference
+from registry.store import Registry
+from registry.version import Version
+
+__all__ = [
+    "ALIASES",
+    "Alias",
+    "AliasConflictError",
+    "Change",
+    "DamagedRecordError",
+    "DamagedVersionError",
+    "FileEntry",
+    "HubReference",
+    "InvalidNameError",
+    "LogEntry",
+    "Manifest",
+    "NotFoundError",
+    "PublishError",
+    "Reference",
+    "Registry",
+    "RegistryError",
+    "Snapshot",
+    "Version",
+    "content_digest",
+    "describe",
+    "download_snapshot",
+    "hash_file",
+    "parse_reference",
+]

@@ -1,0 +1,298 @@
+"""The registry's command line: ``python -m registry --help``.
+
+It prints and asks; what it does is in `registry.store`. Only the `import` command knows of
+`speech`, which converts what comes from outside.
+"""
+
+import importlib.metadata
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import JsonValue
+
+from registry import report
+from registry.errors import DamagedVersionError, NotFoundError, RegistryError
+from registry.hub import download_snapshot
+from registry.manifest import hash_file, to_json
+from registry.names import ALIASES, HubReference, check_alias, check_name
+from registry.store import Registry
+from registry.version import Version
+
+DEFAULT_BASE = "hub:openai/whisper-small"
+
+
+class _OneLineErrors(typer.core.TyperGroup):
+    """Turns the registry's errors into one line on stderr and exit status 1."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (RegistryError, PermissionError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    cls=_OneLineErrors,
+    no_args_is_help=True,
+    add_completion=False,
+    help="Model versions on disk: import, list, verify, move aliases, roll back.",
+)
+
+RegistryOption = Annotated[
+    Path, typer.Option("--registry", envvar="WHISPERLOOP_REGISTRY", help="The registry's folder.")
+]
+RefArgument = Annotated[str, typer.Argument(help="name@alias or name@id.")]
+NameArgument = Annotated[str, typer.Argument(help="The model's name.")]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Why, for the log.")]
+
+DEFAULT_ROOT = Path("runs/registry")
+
+
+@app.command("list")
+def list_versions(registry: RegistryOption = DEFAULT_ROOT) -> None:
+    """List all models, their versions and aliases."""
+    store = Registry(registry)
+    models = store.models()
+    if not models:
+        print("the registry is empty; run: python -m registry import --help")
+        return
+    table = report.table("model", "version", "created (UTC)", "size", "base", "context", "aliases")
+    for name in models:
+        aliases = store.aliases(name)
+        for version_id in store.version_ids(name):
+            here = ", ".join(a.alias for a in aliases.values() if a.version == version_id)
+            try:
+                manifest = store.version(name, version_id).manifest
+            except DamagedVersionError:
+                table.add_row(name, version_id, "damaged", "", "", "", here)
+                continue
+            created = f"{manifest.created_at:%Y-%m-%d %H:%M:%S}"
+            size, context = report.megabytes(manifest.size), report.compact(manifest.context)
+            table.add_row(name, version_id, created, size, manifest.base or "", context, here)
+    report.show(table)
+
+
+@app.command()
+def show(ref: RefArgument, registry: RegistryOption = DEFAULT_ROOT) -> None:
+    """Show a version's origin and files."""
+    store = Registry(registry)
+    version = store.resolve(ref)
+    manifest = version.manifest
+    here = [a.alias for a in store.aliases(version.name).values() if a.version == version.id]
+    facts = {
+        "version": version.ref,
+        "aliases": ", ".join(here),
+        "created": f"{manifest.created_at:%Y-%m-%d %H:%M:%S} UTC",
+        "parent": manifest.parent or "",
+        "base": manifest.base or "",
+        "context": report.compact(manifest.context),
+        "normalizer": manifest.normalizer_version or "",
+        "extra": report.compact(manifest.extra) if manifest.extra else "",
+        "folder": str(version.path),
+    }
+    for key, value in facts.items():
+        print(f"{key:<11} {value}".rstrip())
+    table = report.table("file", "size", "sha256")
+    for file, entry in manifest.files.items():
+        table.add_row(file, report.megabytes(entry.size), entry.sha256)
+    report.show(table)
+
+
+@app.command()
+def verify(ref: RefArgument, registry: RegistryOption = DEFAULT_ROOT) -> None:
+    """Hash a version's files, check them against its manifest, and check the log."""
+    store = Registry(registry)
+    version = store.resolve(ref)
+    manifest = version.manifest
+    with report.bar("checking", manifest.size) as progress:
+        store.verify(version, progress)
+    store.verify_log(version.name)
+    print(f"{version.ref} is intact: {len(manifest.files)} files, {report.megabytes(manifest.size)}")
+
+
+@app.command()
+def alias(
+    ref: RefArgument,
+    name: Annotated[str, typer.Argument(metavar="ALIAS", help=f"One of: {', '.join(ALIASES)}.")],
+    *,
+    reason: ReasonOption,
+    expected: Annotated[
+        str | None, typer.Option(help="Move only if the alias names this version id. [default: as it is now]")
+    ] = None,
+    verdict: Annotated[str | None, typer.Option(help="File name of the verdict that allows the move.")] = None,
+    registry: RegistryOption = DEFAULT_ROOT,
+) -> None:
+    """Point an alias at a version."""
+    store = Registry(registry)
+    version = store.resolve(ref)
+    _move(store, version, name, reason=reason, expected=expected, verdict=verdict)
+
+
+@app.command()
+def rollback(name: NameArgument, reason: ReasonOption, registry: RegistryOption = DEFAULT_ROOT) -> None:
+    """Swap production and previous."""
+    moved = Registry(registry).rollback(name, reason=reason)
+    print(f"{name}@production is now {moved.version}")
+
+
+@app.command()
+def verdicts(name: NameArgument, registry: RegistryOption = DEFAULT_ROOT) -> None:
+    """List the verdicts of a model."""
+    store = Registry(registry)
+    paths = store.verdicts(name)
+    if not paths:
+        print(f"{name} has no verdicts yet")
+        return
+    table = report.table("verdict", "content")
+    for path in paths:
+        table.add_row(path.name, report.compact(store.verdict(name, path.name)))
+    report.show(table)
+
+
+@app.command()
+def log(name: NameArgument, registry: RegistryOption = DEFAULT_ROOT) -> None:
+    """Show all alias moves of a model, oldest first."""
+    store = Registry(registry)
+    entries = store.log(name)
+    if not entries:
+        print(f"{name} has no moves yet")
+        return
+    table = report.table("seq", "moved (UTC)", "alias", "from", "to", "reason", "verdict")
+    for entry in entries:
+        when, verdict = f"{entry.moved_at:%Y-%m-%d %H:%M:%S}", entry.verdict or ""
+        if entry.undoes is not None:
+            table.add_row(str(entry.seq), when, f"(undoes {entry.undoes})", "", "", entry.reason)
+        for change in entry.changes:
+            row = (change.alias, change.before or "", change.after, entry.reason, verdict)
+            table.add_row(str(entry.seq), when, *row)
+    report.show(table)
+    store.verify_log(name)
+
+
+@app.command()
+def gc(registry: RegistryOption = DEFAULT_ROOT) -> None:
+    """Remove what stopped writers left behind; never a version."""
+    removed = Registry(registry).collect_garbage()
+    print(f"removed {len(removed)} leftovers")
+
+
+@app.command("import")
+def import_command(
+    source: Annotated[
+        str, typer.Argument(help="A transformers or CTranslate2 folder, or hub:org/name@revision.")
+    ] = DEFAULT_BASE,
+    name: Annotated[str | None, typer.Option(help="The model's name. [default: the source's last part]")] = None,
+    to: Annotated[str | None, typer.Option("--alias", help=f"Then point at it: {', '.join(ALIASES)}.")] = None,
+    registry: RegistryOption = DEFAULT_ROOT,
+) -> None:
+    """Make a Whisper model from elsewhere a version, with its CTranslate2 export."""
+    store = Registry(registry)
+    name = check_name(name or default_name(source))
+    if to is not None:
+        check_alias(to)
+    before = store.version_ids(name) if name in store.models() else []
+    version = import_model(source, name, store)
+    print(f"{version.ref} is already there" if version.id in before else version.ref)
+    if to is not None:
+        _move(store, version, to, reason="imported")
+
+
+def default_name(source: str) -> str:
+    """Name a model after the last part of where it came from.
+
+    Args:
+        source: A folder, or ``hub:org/name@revision``.
+
+    Returns:
+        Lower-case letters, digits, dots and dashes; may still be no model name.
+    """
+    is_hub = source.startswith("hub:")
+    last = HubReference.parse(source).repo.split("/")[1] if is_hub else Path(source).resolve().name
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._") else "-" for c in last.lower())
+    return kept.strip("-._")
+
+
+def import_model(source: str, name: str, registry: Registry) -> Version:
+    """Make a Whisper model from elsewhere a version: checkpoint, CTranslate2 export, provenance.
+
+    Args:
+        source: A transformers or CTranslate2 folder, or ``hub:org/name@revision``.
+        name: The model's name.
+        registry: Where to publish it.
+
+    Returns:
+        The version; the one that is already there, if this source was imported before.
+
+    Raises:
+        RegistryError: The source cannot be fetched, is no Whisper model, or is unsafe.
+    """
+    from speech import checkpoint, convert
+
+    with tempfile.TemporaryDirectory(prefix="whisperloop-import-") as temporary:
+        work = Path(temporary)
+        commit = None
+        if source.startswith("hub:"):
+            reference = HubReference.parse(source)
+            folder, commit = download_snapshot(reference, work / "download")
+            label = str(reference)
+        else:
+            folder = Path(source).resolve()
+            label = folder.name
+            if not folder.is_dir():
+                raise NotFoundError(f"no folder {source!r}; give a folder or hub:org/name")
+
+        is_ctranslate2 = convert.is_ctranslate2(folder)
+        weights = [folder / "model.bin"] if is_ctranslate2 else folder.glob("*.safetensors")
+        provenance: dict[str, JsonValue] = {
+            "source": label,
+            "commit": commit,
+            "weights_sha256": {path.name: hash_file(path) for path in sorted(weights)},
+            "packages": {
+                package: importlib.metadata.version(package) for package in ("ctranslate2", "numpy", "safetensors")
+            },
+        }
+        staged = work / "version"
+        try:
+            if is_ctranslate2:
+                convert.checkpoint_from_ctranslate2(folder, staged)
+            else:
+                checkpoint.check_checkpoint(folder)
+                staged.mkdir()
+                for file in checkpoint.checkpoint_files(folder):
+                    shutil.copyfile(file, staged / file.name)
+            convert.export_ctranslate2(staged, staged / "ctranslate2")
+        except checkpoint.CheckpointError as error:
+            raise RegistryError(f"cannot import {label}: {error}") from error
+        (staged / "provenance.json").write_bytes(to_json(provenance))
+
+        size = sum(path.stat().st_size for path in staged.rglob("*") if path.is_file())
+        with report.bar("publishing", 3 * size) as progress:
+            return registry.publish(name, staged, context={"elastic": False, "margin": 0}, progress=progress)
+
+
+def _move(
+    store: Registry,
+    version: Version,
+    alias: str,
+    *,
+    reason: str,
+    expected: str | None = None,
+    verdict: str | None = None,
+) -> None:
+    if expected is None:
+        current = store.alias(version.name, alias)
+        expected = current.version if current else None
+    with report.bar("checking", version.manifest.size) as progress:
+        moved = store.move_alias(
+            version.name, alias, version.id, expected=expected, reason=reason, verdict=verdict, progress=progress
+        )
+    print(f"{version.name}@{alias} is now {moved.version}")
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m registry")

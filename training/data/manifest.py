@@ -1,0 +1,178 @@
+"""The utterance manifest: one JSON object a line, the only form that lint, split, train and evaluate read.
+
+It describes audio and never holds any. Whether a row is fit for training is `checks`' business.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from speech.audio import SAMPLE_RATE, decode_audio
+
+SplitName = Literal["train", "dev", "test"]
+
+LANGUAGE_PATTERN = r"^[a-z]{2,3}$"
+"""The shape of Whisper's language codes, such as "it" or "yue"."""
+
+CUT_TOLERANCE_S = 0.05
+"""A manifest made elsewhere may have rounded a duration up by this much."""
+
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+NonEmpty = Annotated[str, Field(min_length=1)]
+
+
+class ManifestError(ValueError):
+    """A manifest cannot be read; the message names the file, the line and the field."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class AudioSlice(_Frozen):
+    """A stretch of an audio file.
+
+    Attributes:
+        path: relative to the manifest's folder when below it, else absolute.
+        offset: where the stretch starts, in seconds.
+        duration: how long it is, in seconds.
+        sha256: of the whole file's bytes.
+    """
+
+    path: NonEmpty
+    offset: Seconds = 0.0
+    duration: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Segment(_Frozen):
+    """A timed part of an utterance's text; times in seconds from the utterance's start."""
+
+    start: Seconds
+    end: Seconds
+    text: str
+
+
+class Utterance(_Frozen):
+    """One clip and what is said in it.
+
+    Attributes:
+        id: unique within a data set.
+        audio: where the sound is.
+        text: what is said, as it should be written.
+        language: Whisper's code, such as "it".
+        speaker: who says it, when known.
+        split: what the clip is for; None until `splits.split` has decided.
+        segments: times inside the utterance, when known.
+        prev_text: what was said before, in a longer recording.
+        source: where it came from.
+        licence: SPDX identifier, when known.
+    """
+
+    id: NonEmpty
+    audio: AudioSlice
+    text: NonEmpty
+    language: Annotated[str, Field(pattern=LANGUAGE_PATTERN)]
+    speaker: str | None = None
+    split: SplitName | None = None
+    segments: tuple[Segment, ...] | None = None
+    prev_text: str | None = None
+    source: NonEmpty
+    licence: str | None = None
+
+
+def read_manifest(path: Path) -> list[Utterance]:
+    """Read a manifest, in the order of its lines; blank lines are skipped.
+
+    Audio paths stay as written: give the manifest's folder to `load_audio`.
+
+    Raises:
+        ManifestError: a line is no utterance, or an id comes twice.
+    """
+    utterances = []
+    lines_by_id: dict[str, int] = {}
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                utterance = Utterance.model_validate_json(line)
+            except ValidationError as error:
+                raise ManifestError(f"{path}, line {number}: {_describe(error)}") from error
+            first = lines_by_id.setdefault(utterance.id, number)
+            if first != number:
+                raise ManifestError(f"{path}, line {number}: id: {utterance.id!r} is already on line {first}")
+            utterances.append(utterance)
+    return utterances
+
+
+def _describe(error: ValidationError) -> str:
+    """Return every fault as `field: what is wrong`."""
+    return "; ".join(
+        ": ".join(filter(None, [".".join(map(str, fault["loc"])), fault["msg"]])) for fault in error.errors()
+    )
+
+
+def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
+    """Write a manifest in one step: a reader sees the old file or the new one, never a part.
+
+    Absolute audio paths below the manifest's folder are written relative to it, so that the folder
+    can be moved as a whole; relative ones are taken to be relative to it already.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = path.parent.resolve()
+    handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            for utterance in utterances:
+                file.write(_relative_to(folder, utterance).model_dump_json() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _relative_to(folder: Path, utterance: Utterance) -> Utterance:
+    audio_path = Path(utterance.audio.path)
+    if not audio_path.is_relative_to(folder):
+        return utterance
+    relative = audio_path.relative_to(folder).as_posix()
+    return utterance.model_copy(update={"audio": utterance.audio.model_copy(update={"path": relative})})
+
+
+def fingerprint(utterances: Iterable[Utterance]) -> str:
+    """Return the data set's sha256, over its sorted (id, audio sha256, text, split)."""
+    rows = sorted([u.id, u.audio.sha256, u.text, u.split or ""] for u in utterances)
+    return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()
+
+
+def load_audio(utterance: Utterance, root: Path) -> NDArray[np.float32]:
+    """Decode an utterance's stretch of audio to 16 kHz mono.
+
+    Args:
+        utterance: what to load.
+        root: the folder that relative paths start from: the manifest's.
+
+    Raises:
+        AudioError: the file cannot be decoded.
+        ValueError: the file ends before the stretch does.
+    """
+    audio = utterance.audio
+    samples = decode_audio(root / audio.path)
+    end_s = audio.offset + audio.duration
+    if end_s > samples.size / SAMPLE_RATE + CUT_TOLERANCE_S:
+        raise ValueError(
+            f"{utterance.id}: {audio.path} lasts {samples.size / SAMPLE_RATE:.2f} s, "
+            f"but the manifest wants it up to {end_s:.2f} s"
+        )
+    return samples[round(audio.offset * SAMPLE_RATE) : round(end_s * SAMPLE_RATE)]

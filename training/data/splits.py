@@ -1,0 +1,108 @@
+"""Who is for training and who for measuring: splits that no sentence crosses and no reordering changes.
+
+It moves no clip out of a split that its source gave it, and does not look at speakers: a data set with several
+should come with splits of its own.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable
+
+from speech.text import normalize
+from training.data.manifest import SplitName, Utterance
+from training.data.report import Dropped
+
+PRECEDENCE: tuple[SplitName, ...] = ("test", "dev", "train")
+"""A sentence that sits in several given splits stays in the first of these."""
+
+
+def split(
+    utterances: Iterable[Utterance], *, seed: int, test_per_language: int, dev_per_language: int
+) -> tuple[list[Utterance], list[Dropped]]:
+    """Give every utterance a split; all clips of one sentence share theirs.
+
+    Sentences are drawn in the order of a hash of seed, language and normalised sentence, so the
+    same data gives the same splits in whatever order it arrives, and new data leaves the order of
+    the old as it was. Clips that carry a split keep it; a language that has a test or dev set of
+    its own gets no other.
+
+    Args:
+        utterances: of any number of languages.
+        seed: another seed, another draw.
+        test_per_language: clips to draw for test, exactly.
+        dev_per_language: clips to draw for dev, exactly.
+
+    Returns:
+        The utterances, by language and id, and those whose sentence sits in a given test or dev
+        set (reason "leaked_sentence").
+
+    Raises:
+        ValueError: a language has too few clips.
+    """
+    by_language: defaultdict[str, list[Utterance]] = defaultdict(list)
+    for utterance in utterances:
+        by_language[utterance.language].append(utterance)
+    counts: dict[SplitName, int] = {"test": test_per_language, "dev": dev_per_language}
+    kept: list[Utterance] = []
+    dropped: list[Dropped] = []
+    for language, spoken in sorted(by_language.items()):
+        kept_here, dropped_here = _split_language(language, spoken, seed, counts)
+        kept += kept_here
+        dropped += dropped_here
+    return kept, dropped
+
+
+def _split_language(
+    language: str, utterances: list[Utterance], seed: int, counts: dict[SplitName, int]
+) -> tuple[list[Utterance], list[Dropped]]:
+    sentences: defaultdict[str, list[Utterance]] = defaultdict(list)
+    for utterance in sorted(utterances, key=lambda utterance: utterance.id):
+        sentences[normalize(utterance.text)].append(utterance)
+    given = {utterance.split for utterance in utterances}
+
+    split_of: dict[str, SplitName] = {}
+    for sentence, clips in sentences.items():
+        held = {clip.split for clip in clips}
+        for name in PRECEDENCE:
+            if name in held:
+                split_of[sentence] = name
+                break
+    free = sorted(
+        sentences.keys() - split_of.keys(),
+        key=lambda sentence: hashlib.sha256(f"{seed}:{language}:{sentence}".encode()).digest(),
+    )
+    wanted = {name: count for name, count in counts.items() if name not in given}
+    n_free = sum(len(sentences[sentence]) for sentence in free)
+    if n_free < sum(wanted.values()):
+        needed = " and ".join(f"{count} for {name}" for name, count in wanted.items())
+        raise ValueError(f"{language}: {n_free} clips are there to draw from, needed are {needed}")
+    for name, count in wanted.items():
+        missing = count
+        for sentence in free:
+            if sentence not in split_of and len(sentences[sentence]) <= missing:
+                split_of[sentence] = name
+                missing -= len(sentences[sentence])
+        if missing:
+            raise ValueError(
+                f"{language}: {count} clips are needed for {name}, but whole sentences give "
+                f"{count - missing}; ask for another number"
+            )
+
+    kept: list[Utterance] = []
+    dropped: list[Dropped] = []
+    for utterance in sorted(utterances, key=lambda utterance: utterance.id):
+        name = split_of.get(normalize(utterance.text), "train")
+        leaks = utterance.split != name and name in given and name != "train"
+        if leaks:
+            dropped.append(
+                Dropped(
+                    id=utterance.id,
+                    source=utterance.source,
+                    reason="leaked_sentence",
+                    detail=f"its sentence is in the given {name} set: {utterance.text!r}",
+                    by_source_rule=True,
+                )
+            )
+        else:
+            kept.append(utterance.model_copy(update={"split": name}))
+    return kept, dropped

@@ -1,0 +1,149 @@
+"""What goes into a version: checkpoint, CTranslate2 export, scores, hypotheses, provenance, card.
+
+Called once a run, between fine-tuning and the gate. The context that the version will be served with is measured and
+settled here, before it is sealed.
+"""
+
+import importlib.metadata
+import json
+import platform
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+
+from registry import Registry, Version
+from speech.context import ElasticContext
+from speech.convert import export_ctranslate2
+from speech.engine import load_engine
+from speech.scores import corpus_rate, difference_interval
+from speech.text import NORMALIZER_VERSION
+from training.card import model_card
+from training.config import TrainingConfig
+from training.data.manifest import Utterance, fingerprint
+from training.evaluate import (
+    Hypothesis,
+    Progress,
+    character_rates,
+    transcribe_utterances,
+    wer_intervals,
+    write_hypotheses,
+)
+from training.finetune import FineTuned
+from training.gate import Bounds
+from training.prepare import Data
+
+PACKAGES = ("torch", "transformers", "ctranslate2", "tokenizers", "numpy", "jiwer")
+
+
+def publish_version(
+    config: TrainingConfig,
+    registry: Registry,
+    base: Version,
+    against: Version,
+    data: Data,
+    tuned: FineTuned,
+    folder: Path,
+    before: Sequence[Hypothesis],
+    progress: Progress,
+) -> tuple[Version, list[Hypothesis]]:
+    """Export, evaluate, describe and publish a fine-tuned checkpoint; return the version and its test hypotheses.
+
+    Args:
+        config: of the run.
+        registry: where to.
+        base: what training started from.
+        against: what the version is compared with.
+        data: of the run.
+        tuned: what fine-tuning left.
+        folder: of the run; also what relative audio paths start from.
+        before: hypotheses of `against` for the test split, for the card.
+        progress: shows how far a stage is.
+    """
+    staged = folder / "version"
+    shutil.rmtree(staged, ignore_errors=True)
+    shutil.copytree(tuned.checkpoint, staged)
+    export_ctranslate2(staged, staged / "ctranslate2")
+
+    context = ElasticContext(elastic=True, margin=config.serving_margin)
+    evidence = _context_evidence(staged, context, data.of("dev"), folder, config.seed, progress)
+    if evidence["difference"]["low"] > 0:  # shown to be worse than the full window: do not serve it short
+        context = ElasticContext()
+    with progress("measuring the candidate", len(data.of("test"))) as advance:
+        after = transcribe_utterances(load_engine(staged, context), data.of("test"), folder, advance)
+
+    write_hypotheses(staged / "hyps" / "test.jsonl.gz", after)
+    metrics = {
+        "test": {
+            "wer": {k: bounds.model_dump() for k, bounds in _bounds(after, config.seed).items()},
+            "cer": character_rates(after),
+            "fingerprint": fingerprint(data.of("test")),
+        },
+        "dev": tuned.dev,
+        "normalizer_version": NORMALIZER_VERSION,
+    }
+    provenance = {
+        "base": base.ref,
+        "config": config.model_dump(mode="json", exclude={"sources"}),
+        "sources": [source.model_dump(mode="json", exclude={"path"}) for source in config.sources],
+        "steps": tuned.steps,
+        "packages": {package: importlib.metadata.version(package) for package in PACKAGES},
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "command": "python -m training",
+    }
+    description = {"fingerprint": data.fingerprint, "report": data.report.model_dump(mode="json")}
+    for name, content in (("metrics", metrics), ("provenance", provenance), ("data", description)):
+        (staged / f"{name}.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    card = model_card(
+        config,
+        base.ref,
+        data.utterances,
+        _bounds(before, config.seed),
+        _bounds(after, config.seed),
+        against.ref,
+    )
+    (staged / "README.md").write_text(card, encoding="utf-8")
+
+    manifest_context: dict[str, JsonValue] = {**context.to_manifest(), "evidence": evidence}
+    version = registry.publish(
+        config.name,
+        staged,
+        parent=base.ref,
+        base=against.ref,
+        context=manifest_context,
+        normalizer_version=NORMALIZER_VERSION,
+    )
+    shutil.rmtree(staged)
+    return version, after
+
+
+def _context_evidence(
+    checkpoint: Path, context: ElasticContext, dev: Sequence[Utterance], root: Path, seed: int, progress: Progress
+) -> dict[str, Any]:
+    """Return WER at 30 s and at the elastic context on the dev set, and the interval of their difference."""
+    with progress("measuring the context", 2 * len(dev)) as advance:
+        full = transcribe_utterances(load_engine(checkpoint, ElasticContext()), dev, root, advance)
+        elastic = transcribe_utterances(load_engine(checkpoint, context), dev, root, advance)
+    difference = difference_interval(
+        [h.words for h in full], [h.words for h in elastic], [h.sentence for h in full], seed=seed
+    )
+    return {
+        "clips": len(dev),
+        "wer_full": corpus_rate([h.words for h in full]),
+        "wer_elastic": corpus_rate([h.words for h in elastic]),
+        "difference": {"value": difference.value, "low": difference.low, "high": difference.high},
+    }
+
+
+def load_engine(folder: Path, context: ElasticContext) -> Engine:
+    return loadload_engine(folder, context)
+
+
+def _bounds(hypotheses: Sequence[Hypothesis], seed: int) -> dict[str, Bounds]:
+    return {
+        language: Bounds(value=interval.value, low=interval.low, high=interval.high)
+        for language, interval in wer_intervals(hypotheses, seed).items()
+    }

@@ -1,0 +1,200 @@
+"""One turn of the loop's training half: base → data → fine-tune → export → evaluate → publish → gate → alias.
+
+Everything that takes long is kept in the run's folder, named by what it was made from: a run that was interrupted goes
+on, a run that is done is not done again. Production moves only by a passed verdict.
+"""
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from registry import HubReference, Registry, Version
+from speech.context import ElasticContext
+from speech.engine import load_engine
+from speech.tokens import WhisperTokenizer
+from training.config import TrainingConfig
+from training.data.manifest import Utterance, fingerprint, write_manifest
+from training.evaluate import (
+    Hypothesis,
+    Progress,
+    read_hypotheses,
+    transcribe_utterances,
+    wer_intervals,
+    write_hypotheses,
+)
+from training.finetune import fine_tune
+from training.gate import Verdict, judge
+from training.prepare import Data, prepare
+from training.publish import publish_version
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one run came to."""
+
+    version: Version
+    verdict: Verdict
+    promoted: bool
+    test: list[Utterance]
+    before: list[Hypothesis]  # of the version that it was compared with
+    after: list[Hypothesis]
+    run: Path
+
+
+def run(
+    config: TrainingConfig, registry: Registry, runs: Path, *, say: Callable[[str], None], progress: Progress
+) -> Outcome:
+    """Train a candidate, publish it, and promote it if the gate lets it through.
+
+    Args:
+        config: of the run.
+        registry: where the base is and where the version goes.
+        runs: folder for data caches, evaluations and the run's own folder.
+        say: called with one line at each stage.
+        progress: shows how far a stage is.
+
+    Raises:
+        RegistryError: the base or production is missing or damaged.
+        ConfigError: config and data do not go together.
+        TooManyDroppedError: too many rows are faulty.
+    """
+    base = resolve_base(config.base, registry, say)
+    registry.verify(base)
+    tokenizer = WhisperTokenizer.from_folder(base.path)
+    data = prepare(config, tokenizer, runs / "data")
+    say(_describe(data))
+    folder = runs / "training" / f"{config.name}-{_key(config, base, data)}"
+    write_manifest(folder / "manifest.jsonl", data.utterances)
+    data.report.write(folder / "data-report.json")
+
+    against = _against(config, registry, base, folder)
+    test = data.of("test")
+    before = measure(against, test, folder, runs / "evaluations", progress)
+    say(_scores(f"{against.ref} before", before, config.seed))
+
+    tuned = fine_tune(config, base.path, data.of("train"), data.of("dev"), folder, folder)
+    say(f"fine-tuned in {tuned.steps} steps; dev WER {tuned.dev['wer']:.3f}, CER {tuned.dev['cer']:.3f}")
+
+    published = folder / "published.json"
+    if published.is_file():
+        version = registry.resolve(json.loads(published.read_text(encoding="utf-8"))["ref"])
+        after = measure(version, test, folder, runs / "evaluations", progress)
+    else:
+        version, after = publish_version(config, registry, base, against, data, tuned, folder, before, progress)
+        write_hypotheses(_evaluation(version, test, runs / "evaluations"), after)
+        published.write_text(json.dumps({"ref": version.ref}), encoding="utf-8")
+    say(_scores(f"{version.ref} after", after, config.seed))
+
+    verdict, promoted = decide(config, registry, version, against, before, after, fingerprint(test))
+    for reason in verdict.reasons:
+        say(reason)
+    say(f"{version.ref} is {'promoted to production' if promoted else 'refused: production stays as it was'}")
+    return Outcome(version, verdict, promoted, test, before, after, folder)
+
+
+def resolve_base(reference: str, registry: Registry, say: Callable[[str], None]) -> Version:
+    """Find the base in the registry; a `hub:` reference is imported first, as `python -m registry import` does it."""
+    if not reference.startswith("hub:"):
+        return registry.resolve(reference)
+    name = HubReference.parse(reference).repo.split("/")[-1].lower()
+    say(f"importing {reference} as {name}")
+    command = [sys.executable, "-m", "registry", "import", reference, "--name", name, "--alias", "candidate"]
+    subprocess.run([*command, "--registry", str(registry.root)], check=True)
+    return registry.resolve(f"{name}@candidate")
+
+
+def measure(
+    version: Version, test: Sequence[Utterance], audio_root: Path, cache: Path, progress: Progress
+) -> list[Hypothesis]:
+    """Transcribe the test clips as the service would with this version; what was done once is read from `cache`."""
+    path = _evaluation(version, test, cache)
+    if path.is_file():
+        return read_hypotheses(path)
+    engine = load_engine(version.path, ElasticContext.from_manifest(version.manifest.context))
+    with progress(f"measuring {version.ref}", len(test)) as advance:
+        hypotheses = transcribe_utterances(engine, test, audio_root, advance)
+    write_hypotheses(path, hypotheses)
+    return hypotheses
+
+
+def _evaluation(version: Version, test: Sequence[Utterance], cache: Path) -> Path:
+    return cache / f"{version.name}-{version.id}-{fingerprint(test)[:16]}.jsonl.gz"
+
+
+def decide(
+    config: TrainingConfig,
+    registry: Registry,
+    version: Version,
+    against: Version,
+    before: Sequence[Hypothesis],
+    after: Sequence[Hypothesis],
+    test_fingerprint: str,
+) -> tuple[Verdict, bool]:
+    """Judge, keep the verdict beside the versions, and move production if it passed."""
+    verdict = judge(
+        before,
+        after,
+        base_ref=against.ref,
+        candidate_ref=version.ref,
+        test_fingerprint=test_fingerprint,
+        seed=config.seed,
+    )
+    production = registry.alias(config.name, "production")
+    if production is not None and production.version == version.id:
+        return verdict, True  # an earlier run of the same was promoted
+    path = registry.record_verdict(config.name, version.id, against.id, verdict.model_dump(mode="json"))
+    _move(registry, version, "candidate", "published by a training run", None)
+    if verdict.passed:
+        _move(registry, version, "production", "passed the gate", path.name)
+    return verdict, verdict.passed
+
+
+def _move(registry: Registry, version: Version, alias: str, reason: str, verdict: str | None) -> None:
+    current = registry.alias(version.name, alias)
+    if current is None or current.version != version.id:
+        expected = None if current is None else current.version
+        registry.move_alias(version.name, alias, version.id, expected=expected, reason=reason, verdict=verdict)
+
+
+def _against(config: TrainingConfig, registry: Registry, base: Version, folder: Path) -> Version:
+    """Return what the candidate must beat: production if there is one, else the base.
+
+    The answer is kept in the run's folder, or a finished run that is repeated would be compared with itself.
+    """
+    path = folder / "against.json"
+    if path.is_file():
+        return registry.resolve(json.loads(path.read_text(encoding="utf-8"))["ref"])
+    production = registry.alias(config.name, "production")
+    against = base if production is None else registry.version(config.name, production.version)
+    path.write_text(json.dumps({"ref": against.ref}), encoding="utf-8")
+    return against
+
+
+def _key(config: TrainingConfig, base: Version, data: Data) -> str:
+    parts = [config.model_dump_json(exclude={"sources"}), base.ref, base.manifest_sha256(), data.fingerprint]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
+def _describe(data: Data) -> str:
+    kept = ", ".join(
+        f"{language} {sum(u.audio.duration for u in data.utterances if u.language == language) / 60:.1f} min in "
+        + "/".join(
+            str(sum(u.language == language and u.split == name for u in data.utterances))
+            for name in ("train", "dev", "test")
+        )
+        for language in sorted({u.language for u in data.utterances})
+    )
+    left_out = sum(data.report.left_out.values())
+    return (
+        f"speech: {kept} clips (train/dev/test); {left_out} left out by their source's rules, "
+        f"{data.report.n_faulty} faulty"
+    )
+
+
+def _scores(what: str, hypotheses: Sequence[Hypothesis], seed: int) -> str:
+    scores = wer_intervals(hypotheses, seed)
+    return f"{what}: WER " + ", ".join(f"{k} {i.value:.3f} [{i.low:.3f}, {i.high:.3f}]" for k, i in scores.items())

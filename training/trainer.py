@@ -1,0 +1,208 @@
+"""transformers' `Seq2SeqTrainer`, with what Whisper at an elastic context needs, and a budget of time.
+
+What differs from the stock trainer: batches of like length, a loss normalised by tokens over accumulated batches,
+evaluation with our own greedy decoding (transformers' `generate` pads to 30 s), and a learning rate that falls to zero
+when the time or the steps run out, whichever comes first.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import Seq2SeqTrainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from speech.encoder import encode
+from speech.engine import MAX_NEW_TOKENS
+from speech.engine.torch_engine import greedy
+from speech.tokens import MAX_LABEL_TOKENS, WhisperTokenizer
+from training.batches import IGNORED, Batch, Utterances
+
+PROMPT_TOKENS = 4  # start, language, task, no timestamps
+PRINT_EVERY_S = 30.0
+
+
+class Budget:
+    """How far a run has come, in steps and in seconds, and the learning rate that belongs there."""
+
+    def __init__(self, max_steps: int, warmup_steps: int, seconds: float | None) -> None:
+        self.max_steps = max_steps
+        self.warmup_steps = warmup_steps
+        self.seconds = seconds
+        self.spent_s = 0.0  # saved with the scheduler, so a resumed run has only the rest
+
+    def progress(self, step: int) -> float:
+        """Return the share of the run that is over, in [0, 1]."""
+        by_time = 0.0 if self.seconds is None else self.spent_s / self.seconds
+        return min(1.0, max(step / self.max_steps, by_time))
+
+    def __call__(self, step: int) -> float:
+        """Return the factor of the peak learning rate: a linear warm-up, then a linear fall to zero."""
+        return min(1.0, (step + 1) / max(1, self.warmup_steps)) * (1.0 - self.progress(step))
+
+
+class BudgetCallback(TrainerCallback):  # type: ignore[misc]
+    """Keeps the clock, ends the run on time, and shows how far it is."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._last = time.monotonic()
+        self._started_s = 0.0
+        self._printed_s = -PRINT_EVERY_S
+        self._started_progress = 0.0
+        self._loss = math.nan
+        self._bar = Progress(
+            TextColumn("fine-tuning"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+        )
+        self._task = self._bar.add_task("", total=1.0)
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Start the clock; a resumed run goes on from what it had spent."""
+        self._last = time.monotonic()
+        self._started_s = self._budget.spent_s
+        self._started_progress = self._budget.progress(state.global_step)
+        if self._bar.console.is_terminal:
+            self._bar.start()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Count the time, and stop when it is spent."""
+        now = time.monotonic()
+        self._budget.spent_s += now - self._last
+        self._last = now
+        if self._budget.progress(state.global_step) >= 1.0:
+            control.should_training_stop = True
+            control.should_save = True  # what comes after training may fail; the training need not be lost with it
+        self._show(state)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Remember the loss; a loss that is no number ends the run."""
+        self._loss = (logs or {}).get("loss", self._loss)
+        if logs and not math.isfinite(logs.get("loss", 0.0)):
+            raise FloatingPointError(f"the loss is {logs['loss']} at step {state.global_step}: lower the learning rate")
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Close the bar."""
+        self._bar.stop()
+
+    def _show(self, state: TrainerState) -> None:
+        progress = self._budget.progress(state.global_step)
+        gained = progress - self._started_progress
+        here_s = self._budget.spent_s - self._started_s
+        left_s = here_s / gained * (1.0 - progress) if gained > 0 else 0.0
+        text = f"step {state.global_step}  loss {self._loss:.3f}  {left_s / 60:.1f} min left"
+        if self._bar.console.is_terminal:
+            self._bar.update(self._task, completed=progress, description=text)
+        elif here_s - self._printed_s >= PRINT_EVERY_S:
+            self._printed_s = here_s
+            self._bar.console.print(f"fine-tuning {progress:4.0%}  {text}", highlight=False)
+
+
+class ElasticTrainer(Seq2SeqTrainer):  # type: ignore[misc]
+    """Trains a model that `speech.encoder.make_elastic` has prepared."""
+
+    def __init__(self, *, tokenizer: WhisperTokenizer, budget: Budget, **kwargs: Any) -> None:
+        super().__init__(compute_loss_func=token_mean_loss, **kwargs)
+        self.remove_callback(PrinterCallback)
+        self.add_callback(BudgetCallback(budget))
+        # Our loss wants the number of tokens; the model's forward must not be handed it.
+        self.model_accepts_loss_kwargs = False
+        self._tokenizer = tokenizer
+        self._budget = budget
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
+        """Let the budget rule the learning rate."""
+        scheduler: LambdaLR = LambdaLR(optimizer or self.optimizer, self._budget)
+        self.lr_scheduler = scheduler
+        self._created_lr_scheduler = True
+        return scheduler
+
+    def _get_train_sampler(self, train_dataset: Utterances | None = None) -> LengthGroupedSampler:
+        dataset = train_dataset or self.train_dataset
+        generator = torch.Generator()
+        generator.manual_seed(self.args.seed)
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return LengthGroupedSampler(batch, lengths=dataset.positions(), generator=generator)
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+        **_: Any,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return loss, greedily decoded tokens (batch, 224), and labels (batch, 448), padded with IGNORED."""
+        prepared = self._prepare_inputs(inputs)
+        with torch.inference_mode(), self.compute_loss_context_manager():
+            features, decoder_input_ids = prepared["input_features"], prepared["decoder_input_ids"]
+            outputs = model(input_features=features, decoder_input_ids=decoder_input_ids, use_cache=False)
+            loss = token_mean_loss(outputs, prepared["labels"])
+            if prediction_loss_only:
+                return loss, None, None
+            whisper = self.accelerator.unwrap_model(model)
+            encoded = encode(whisper.model.encoder, features)
+            prompts = decoder_input_ids[:, :PROMPT_TOKENS].tolist()
+            hypotheses = greedy(whisper, encoded, prompts, MAX_NEW_TOKENS, self._tokenizer)
+        labels = prepared["labels"]
+        predictions = torch.full((len(hypotheses), MAX_NEW_TOKENS), IGNORED, device=labels.device)
+        for row, hypothesis in enumerate(hypotheses):
+            predictions[row, : len(hypothesis.tokens)] = torch.tensor(hypothesis.tokens, device=labels.device)
+        return loss, predictions, nn.functional.pad(labels, (0, MAX_LABEL_TOKENS - labels.shape[1]), value=IGNORED)
+
+
+def token_mean_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+    """Return the cross-entropy a token, over all tokens of an optimiser step.
+
+    Dividing each forward pass by its own count would weigh a clip by what it is accumulated with (transformers#37766).
+    """
+    total = nn.functional.cross_entropy(
+        outputs.logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+    return total / (labels.ne(IGNORED).sum() if num_items_in_batch is None else num_items_in_batch)
+
+
+def make_compute_metrics(tokenizer: WhisperTokenizer, metric: Any) -> Callable[[Any], dict[str, float]]:
+    """Return the function that turns an `EvalPrediction` into corpus WER and CER."""
+
+    def compute(prediction: Any) -> dict[str, float]:
+        texts = [
+            [tokenizer.decode([token for token in row if token != IGNORED]) for row in rows.tolist()]
+            for rows in (prediction.predictions, prediction.label_ids)
+        ]
+        scores: dict[str, float] = metric.compute(predictions=texts[0], references=texts[1])
+        return scores
+
+    return compute
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """Return the newest whole checkpoint; one that a kill cut short lacks a readable `trainer_state.json`."""
+    whole = []
+    for path in folder.glob("checkpoint-*"):
+        step = path.name.removeprefix("checkpoint-")
+        try:
+            state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError):
+            continue
+        if step.isdigit() and state.get("global_step") == int(step):  # Trainer writes the state last
+            whole.append((int(step), path))
+    return max(whole)[1] if whole else None
