@@ -138,10 +138,6 @@ def _context_evidence(
     }
 
 
-def load_engine(folder: Path, context: ElasticContext) -> Engine:
-    return loadload_engine(folder, context)
-
-
 def _bounds(hypotheses: Sequence[Hypothesis], seed: int) -> dict[str, Bounds]:
     return {
         language: Bounds(value=interval.value, low=interval.low, high=interval.high)

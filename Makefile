@@ -1,0 +1,52 @@
+# Short names for what is done often. `make demo` and `make test` set themselves up.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+READY := .venv/.installed
+
+.PHONY: help setup demo serve lint format test test-unit test-integration test-full requirements clean
+
+help: ## Show this list.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+setup: $(READY) ## Install everything, pinned, into .venv.
+
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: $(READY) ## Run the whole loop on real speech and serve the result.
+	$(BIN)/python -m training demo
+
+serve: $(READY) ## Serve the production version at http://127.0.0.1:8000.
+	$(BIN)/python -m service
+
+lint: $(READY) ## Check style, types and the import rule.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(READY) ## Mend what ruff can mend.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: test-unit test-integration ## Run the unit and the integration tier.
+
+test-unit: $(READY) ## No weights, no network, a minute.
+	$(BIN)/python -m pytest tests/unit
+
+test-integration: $(READY) ## The real base model, real speech, a real server.
+	$(BIN)/python -m pytest tests/integration
+
+test-full: test demo ## Everything, the demonstration included.
+
+requirements: $(READY) ## Pin what is installed now, without addresses; GPU wheels only where they exist.
+	$(BIN)/pip freeze --exclude-editable | sed -E \
+		"s/^((nvidia|cuda|triton)[^=]*==.*)$$/\1 ; sys_platform == 'linux' and platform_machine == 'x86_64'/" > requirements.txt
+
+clean: ## Remove the environment and everything that runs left behind.
+	rm -rf .venv runs
