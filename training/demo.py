@@ -119,10 +119,12 @@ def fetch_base(folder: Path, shell: Shell) -> Path:
 
 
 @contextmanager
-def serving(registry_root: Path, port: int, log: Path) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
-    """Run `python -m service` on production, wait until it is ready, and stop it at the end."""
+def serving(
+    registry_root: Path, port: int, log: Path, *, model: str = "whisper@production"
+) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
+    """Run `python -m service`, wait until it is ready, yield process and address, and stop it at the end."""
     address = f"http://127.0.0.1:{port}"
-    environment = {**os.environ, "WHISPERLOOP_REGISTRY": str(registry_root), "WHISPERLOOP_MODEL": "whisper@production"}
+    environment = {**os.environ, "WHISPERLOOP_REGISTRY": str(registry_root), "WHISPERLOOP_MODEL": model}
     with log.open("wb") as output:
         command = [sys.executable, "-m", "service", "--port", str(port)]
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)

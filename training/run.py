@@ -168,7 +168,7 @@ def _against(config: TrainingConfig, registry: Registry, base: Version, folder: 
     path = folder / "against.json"
     if path.is_file():
         return registry.resolve(json.loads(path.read_text(encoding="utf-8"))["ref"])
-    production = registry.alias(config.name, "production")
+    production = registry.alias(config.name, "production") if config.name in registry.models() else None
     against = base if production is None else registry.version(config.name, production.version)
     path.write_text(json.dumps({"ref": against.ref}), encoding="utf-8")
     return against

@@ -1,0 +1,71 @@
+"""The real base model, real speech and a real server; what is downloaded is kept in `runs/`, as the demo keeps it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from registry import Registry
+from training.data.sources.asterisk import SourceUnavailableError, fetch, read_asterisk
+from training.demo import fetch_base, serving
+from training.shell import Shell
+
+RUNS = Path(__file__).parents[2] / "runs"
+
+
+@pytest.fixture(scope="session")
+def base_source():
+    """Return the CTranslate2 folder of whisper-base, float16, as Systran published it."""
+    (RUNS / "demo").mkdir(parents=True, exist_ok=True)
+    return fetch_base(RUNS / "demo", Shell())
+
+
+@pytest.fixture(scope="session")
+def italian():
+    """Return the Italian utterances of the Asterisk prompts, with absolute audio paths."""
+    try:
+        root = fetch(["it"], RUNS / "data" / "asterisk")
+    except SourceUnavailableError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"no speech on this machine: {error}")
+    utterances, _ = read_asterisk(root, "it", RUNS / "data" / "asterisk-audio")
+    return sorted(utterances, key=lambda utterance: utterance.id)
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory, base_source):
+    """Return a registry that holds whisper-base, imported by the command line, in production."""
+    root = tmp_path_factory.mktemp("registry")
+    command = [sys.executable, "-m", "registry", "import", str(base_source), "--name", "whisper"]
+    subprocess.run([*command, "--alias", "production", "--registry", str(root)], check=True)
+    return Registry(root)
+
+
+@pytest.fixture(scope="session")
+def base(registry):
+    """Return the imported version."""
+    return registry.resolve("whisper@production")
+
+
+@pytest.fixture(scope="session")
+def address(registry, tmp_path_factory, free_port):
+    """Return the address of a running service with whisper-base in production."""
+    log = tmp_path_factory.mktemp("service") / "service.log"
+    with serving(registry.root, free_port(), log) as (_, where):
+        yield where
+
+
+@pytest.fixture(scope="session")
+def free_port():
+    """Return a function that finds a free port on the loopback interface."""
+    import socket
+
+    def find():
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return probe.getsockname()[1]
+
+    return find

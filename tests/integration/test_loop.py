@@ -1,0 +1,166 @@
+"""The loop on a handful of clips: train, publish, judge, promote, serve.
+
+The base is whisper-base with noise on its weights: so much worse that a few steps of fine-tuning on a few clips are a
+real gain, which the real gate must see, and the unharmed whisper-base a gain that it must not undo.
+"""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from registry import Registry
+from speech.scores import corpus_rate, word_errors
+from training.config import make_config
+from training.data.manifest import fingerprint
+from training.demo import serving
+from training.run import decide, measure, run
+from training.shell import Shell
+
+NOISE = 0.35  # of each array's own standard deviation
+N_TRAIN, N_TEST = 24, 12
+
+
+@pytest.fixture(scope="module")
+def folder(italian, tmp_path_factory):
+    """Return a folder in audiofolder's layout with 40 clips of 2 to 6 s and a `split` column."""
+    target = tmp_path_factory.mktemp("speech")
+    chosen = [utterance for utterance in italian if 2 <= utterance.audio.duration <= 6][: N_TRAIN + N_TEST + 4]
+    splits = ["train"] * N_TRAIN + ["test"] * N_TEST + ["dev"] * 4
+    with (target / "metadata.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file_name", "transcription", "split"])
+        for i, (utterance, split) in enumerate(zip(chosen, splits, strict=True)):
+            shutil.copyfile(utterance.audio.path, target / f"clip_{i}.wav")
+            writer.writerow([f"clip_{i}.wav", utterance.text, split])
+    return target
+
+
+@pytest.fixture(scope="module")
+def noisy_registry(base, tmp_path_factory):
+    """Return a registry with a whisper-base that has noise on its weights, under the name `noisy`."""
+    root = tmp_path_factory.mktemp("noisy")
+    source = root / "source"
+    shutil.copytree(base.path, source, ignore=shutil.ignore_patterns("ctranslate2", "*.safetensors"))
+    generator = np.random.default_rng(0)
+    arrays = {
+        name: (a + NOISE * a.std() * generator.standard_normal(a.shape)).astype(np.float32) if ".fc" in name else a
+        for name, a in load_file(base.path / "model.safetensors").items()
+    }
+    save_file({name: a.astype(np.float32) for name, a in arrays.items()}, source / "model.safetensors")
+    command = [sys.executable, "-m", "registry", "import", str(source), "--name", "noisy", "--alias", "candidate"]
+    subprocess.run([*command, "--registry", str(root / "registry")], check=True)
+    return Registry(root / "registry")
+
+
+@pytest.fixture(scope="module")
+def config(folder):
+    """Return a short recipe."""
+    settings = {"name": "loop", "base": "noisy@candidate", "learning_rate": 5e-5, "warmup_steps": 3, "max_steps": 24}
+    source = {"kind": "folder", "path": folder, "language": "it"}
+    return make_config("test", {**settings, "batch_size": 4, "full_context_share": 0.0, "sources": [source]})
+
+
+@pytest.fixture(scope="module")
+def outcome(config, noisy_registry, tmp_path_factory):
+    """Return the outcome of a whole training run."""
+    shell = Shell()
+    runs = tmp_path_factory.mktemp("runs")
+    return run(config, noisy_registry, runs, say=shell.say, progress=shell.progress), runs
+
+
+def test_a_better_candidate_is_promoted(outcome, noisy_registry):
+    """The fine-tuned version is in production, by a verdict whose interval lies below zero."""
+    result, _ = outcome
+    assert result.promoted
+    assert result.verdict.comparisons["it"].difference.high < 0
+    production = noisy_registry.alias("loop", "production")
+    assert production.version == result.version.id
+    kept = noisy_registry.verdict("loop", production.verdict)
+    assert kept["passed"] is True
+    assert kept["comparisons"]["it"]["clips"] == N_TEST
+
+
+def test_a_version_says_where_it_comes_from(outcome, noisy_registry):
+    """Manifest, provenance, data, metrics, hypotheses and card are there, whole, and agree."""
+    version = outcome[0].version
+    noisy_registry.verify(version)
+    assert version.manifest.parent == noisy_registry.resolve("noisy@candidate").ref
+    assert version.manifest.context["elastic"] is True
+    assert version.manifest.context["evidence"]["clips"] == 4
+    metrics = json.loads((version.path / "metrics.json").read_text())
+    assert metrics["test"]["wer"]["it"]["value"] == pytest.approx(outcome[0].verdict.comparisons["it"].candidate.value)
+    assert metrics["test"]["fingerprint"] == fingerprint(outcome[0].test)
+    assert f"{metrics['test']['wer']['it']['value']:.3f}" in (version.path / "README.md").read_text()
+    assert {"hyps/test.jsonl.gz", "provenance.json", "data.json"} <= set(version.manifest.files)
+    assert str(Path.home()) not in (version.path / "provenance.json").read_text()
+
+
+def test_transformers_runs_the_version(outcome):
+    """`pipeline` takes the version's folder as it is; its generation config is the base's (transformers#45584)."""
+    from transformers import pipeline
+
+    version = outcome[0].version
+    recogniser = pipeline("automatic-speech-recognition", model=str(version.path), dtype="float32")
+    assert isinstance(recogniser.model.generation_config.eos_token_id, int)
+    silence = recogniser(np.zeros(30 * 16_000, dtype=np.float32), generate_kwargs={"language": "it"})
+    assert isinstance(silence["text"], str)
+
+
+def test_the_run_is_not_done_twice(outcome, config, noisy_registry):
+    """The same command again trains, measures and publishes nothing, and comes to the same."""
+    first, runs = outcome
+    started = []
+
+    def progress(what, total):
+        started.append((what, total))
+        raise AssertionError
+
+    second = run(config, noisy_registry, runs, say=lambda _: None, progress=progress)
+    assert started == []
+    assert second.version == first.version
+    assert second.promoted
+    assert second.after == first.after
+    assert len(noisy_registry.versions("loop")) == 1
+    assert len(noisy_registry.verdicts("loop")) == 1
+
+
+def test_a_worse_candidate_is_refused(outcome, config, noisy_registry):
+    """The noisy base, offered against the version in production, is refused with a reason, and production stays."""
+    first, runs = outcome
+    noisy = noisy_registry.resolve("noisy@candidate")
+    source = runs / "worse"
+    shutil.copytree(noisy.path, source, ignore=shutil.ignore_patterns("manifest.json"))
+    worse = noisy_registry.publish("loop", source, context={"elastic": False, "margin": 0})
+    after = measure(worse, first.test, first.run, runs / "evaluations", Shell().progress)
+    verdict, promoted = decide(
+        config, noisy_registry, worse, first.version, first.after, after, fingerprint(first.test)
+    )
+    assert not promoted
+    assert "worse" in verdict.reasons[0]
+    assert noisy_registry.alias("loop", "production").version == first.version.id
+    assert len(noisy_registry.verdicts("loop")) == 2
+
+
+def test_the_promoted_version_is_served(outcome, noisy_registry, free_port, tmp_path):
+    """A service started on the registry answers with the new version's words, and names it."""
+    result, _ = outcome
+    with serving(noisy_registry.root, free_port(), tmp_path / "service.log", model="loop@production") as (_, address):
+        errors = []
+        for clip, expected in zip(result.test, result.after, strict=True):
+            with (result.run / clip.audio.path).open("rb") as file:
+                answer = httpx.post(
+                    f"{address}/transcribe", files={"file": file}, data={"language": "it"}, timeout=60
+                ).json()
+            assert answer["model"] == result.version.ref
+            errors.append(word_errors(expected.hypothesis, answer["text"]))
+        about = httpx.get(f"{address}/version").json()
+    assert corpus_rate(errors) == 0  # what was judged is what is served, to the word
+    assert about["model"]["context"] == {"elastic": True, "margin": result.version.manifest.context["margin"]}

@@ -1,0 +1,41 @@
+"""Hypotheses and the scores made of them."""
+
+import pytest
+
+from training.evaluate import (
+    POOLED,
+    Hypothesis,
+    by_language,
+    character_rates,
+    read_hypotheses,
+    wer_intervals,
+    write_hypotheses,
+)
+
+ONE = Hypothesis(id="a", language="it", reference="Ciao, mondo bello!", hypothesis="ciao mondo")
+TWO = Hypothesis(id="b", language="ru", reference="Спасибо.", hypothesis="спасибо")
+
+
+def test_hypotheses_survive_the_disk(tmp_path):
+    """What is written is read back, and written twice is the same bytes."""
+    path = tmp_path / "hyps" / "test.jsonl.gz"
+    write_hypotheses(path, [ONE, TWO])
+    first = path.read_bytes()
+    assert read_hypotheses(path) == [ONE, TWO]
+    write_hypotheses(path, [ONE, TWO])
+    assert path.read_bytes() == first
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_one_language_is_not_pooled_with_itself():
+    """All languages together are scored only where there are several."""
+    assert list(by_language([ONE])) == ["it"]
+    assert by_language([ONE, TWO])[POOLED] == [ONE, TWO]
+
+
+def test_scores_are_of_normalised_text():
+    """Case and punctuation are no errors; a missing word is one in three."""
+    assert wer_intervals([ONE, TWO], seed=0)["it"].value == pytest.approx(1 / 3)
+    assert wer_intervals([ONE, TWO], seed=0)["ru"].value == 0
+    assert wer_intervals([ONE, TWO], seed=0)[POOLED].value == pytest.approx(1 / 4)
+    assert character_rates([ONE])["it"] == pytest.approx(6 / 16)  # " bello" of "ciao mondo bello"
