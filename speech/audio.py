@@ -121,7 +121,8 @@ def _decode_container(container: InputContainer, head: bytes, max_seconds: float
             "truncated_audio",
             f"The audio is cut off: its header declares {declared_s:.2f} s, it holds {seconds:.2f} s.",
         )
-    return np.clip(np.concatenate(blocks), -1.0, 1.0)
+    samples = np.concatenate(blocks)
+    return np.clip(samples, -1.0, 1.0, out=samples)
 
 
 def _blocks(container: InputContainer, stream: AudioStream) -> Iterator[NDArray[np.float32]]:

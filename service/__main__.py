@@ -1,0 +1,89 @@
+"""The service's command line: ``python -m service --help``."""
+
+import socket
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import uvicorn
+from pydantic import ValidationError
+
+from service.app import create_app
+from service.settings import Settings
+
+KEEP_ALIVE_S = 5
+
+LOGGING: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "loggers": {
+        name: {"handlers": ["stderr"], "level": "INFO", "propagate": False} for name in ("uvicorn", "whisperloop")
+    },
+}
+
+
+def _option(name: str) -> Any:
+    field = Settings.model_fields[name]
+    return typer.Option(help=f"{field.description} (WHISPERLOOP_{name.upper()}, {field.default})")
+
+
+def _epilog() -> str:
+    others = [name for name in Settings.model_fields if name not in {"host", "port", "model", "registry"}]
+    lines = (f"WHISPERLOOP_{name.upper()} ({Settings.model_fields[name].default})" for name in others)
+    return "More settings, by environment: " + ", ".join(lines) + "."
+
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command(epilog=_epilog())
+def serve(
+    *,
+    host: Annotated[str | None, _option("host")] = None,
+    port: Annotated[int | None, _option("port")] = None,
+    model: Annotated[str | None, _option("model")] = None,
+    registry: Annotated[Path | None, _option("registry")] = None,
+) -> None:
+    """Serve a model version over HTTP: POST /transcribe, GET /health/ready, /version and /docs."""
+    given: dict[str, Any] = {"host": host, "port": port, "model": model, "registry": registry}
+    try:
+        settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise _stop(f"{first['loc'][0]} (WHISPERLOOP_{str(first['loc'][0]).upper()}): {first['msg']}") from error
+    listener = _listen(settings.host, settings.port)
+    address, bound_port = listener.getsockname()[:2]
+    shown = f"[{address}]" if ":" in address else address
+    print(f"http://{shown}:{bound_port} serves {settings.model} from {settings.registry}; stop with Ctrl+C", flush=True)
+    config = uvicorn.Config(
+        create_app(settings),
+        log_config=LOGGING,
+        access_log=False,  # service.request_log writes a line that tells more
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=settings.shutdown_grace_s,
+    )
+    with listener, suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Bind before anything is loaded, so that a port in use is one line and not a page."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(address, family=family)
+    except OSError as error:
+        why = str(error.strerror).partition(" (")[0]  # the parenthesis says it all again
+        raise _stop(f"cannot listen on {host}:{port}: {why}; choose another with --port") from error
+
+
+def _stop(message: str) -> typer.Exit:
+    typer.echo(f"error: {message}", err=True)
+    return typer.Exit(1)
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m service")

@@ -1,0 +1,66 @@
+"""Around every request: its id, the answer to what nobody caught, and one line in the log.
+
+The line is JSON and tells of the request, never of what was said: no transcript, no file name, no client's address.
+"""
+
+import json
+import logging
+import re
+import time
+import uuid
+from typing import Any
+
+from fastapi import Request
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import internal_error
+
+logger = logging.getLogger("whisperloop.service")
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+"""Ids that callers may choose: safe in a header, in a log and in a file name."""
+
+
+class RequestLog:
+    """ASGI middleware; inner parts add to the log line through `request.state.facts`."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        facts: dict[str, Any] = {"request_id": request_id}
+        scope.setdefault("state", {})["facts"] = facts
+        started = time.perf_counter()
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            if status:
+                raise  # half an answer is out: only the server can still cut the connection
+            await internal_error(Request(scope), error)(scope, receive, send_with_id)
+        finally:
+            path = scope["path"]
+            facts |= {"method": scope["method"], "path": path[:200], "status": status or 499}
+            facts["ms"] = round((time.perf_counter() - started) * 1000)
+            # Probes come every few seconds, and would bury the rest.
+            level = logging.DEBUG if path.startswith("/health/") and status < 400 else logging.INFO
+            logger.log(level, "%s", json.dumps(facts))
+
+
+def _request_id(scope: Scope) -> str:
+    given = Headers(scope=scope).get("x-request-id", "")
+    return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex

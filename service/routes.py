@@ -1,0 +1,105 @@
+"""The HTTP interface: what is asked, checked and answered. It knows the scheduler, and neither engine nor registry."""
+
+import asyncio
+import importlib.metadata
+from collections.abc import Coroutine
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+from fastapi import APIRouter, Request
+from starlette.requests import ClientDisconnect
+
+from service import schemas
+from service.errors import ApiError
+from service.state import Loaded
+from service.transcribe import transcribe
+from service.upload import OPENAPI, read_upload
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": schemas.Error} for status in (400, 413, 415, 422, 500, 503)
+}
+NOT_READY: dict[int | str, dict[str, Any]] = {503: {"model": schemas.Error}}
+
+T = TypeVar("T")
+
+router = APIRouter()
+
+
+@router.post("/transcribe", responses=ERRORS, openapi_extra=OPENAPI)
+async def transcribe_file(request: Request) -> schemas.Transcription:
+    """Transcribe one file of any length; silence is an empty text, not an error."""
+    model = _loaded(request)
+    state = request.app.state
+    async with read_upload(request, state.settings.max_upload_bytes) as upload:
+        language = None if upload.language is None else model.language_code(upload.language)
+        work = transcribe(
+            upload.file,
+            language,
+            upload.task,
+            scheduler=model.scheduler,
+            limiter=state.decode_limiter,
+            max_seconds=state.settings.max_audio_seconds,
+        )
+        result = await _unless_disconnected(request, work)
+    request.state.facts |= {"audio_s": round(result.duration, 2), "segments": len(result.segments)}
+    return schemas.Transcription(**asdict(result), model=model.version.ref)
+
+
+@router.get("/health/live")
+async def live() -> schemas.Health:
+    """Answer as long as the process does: restart it if not."""
+    return schemas.Health(status="live")
+
+
+@router.get("/health/ready", responses=NOT_READY)
+async def ready(request: Request) -> schemas.Health:
+    """Answer 200 if there is a model to transcribe with, else what to do about it."""
+    _loaded(request)
+    return schemas.Health(status="ready")
+
+
+@router.get("/version")
+async def version(request: Request) -> schemas.About:
+    """Say which software and which model answer here."""
+    model = request.app.state.model
+    return schemas.About(
+        whisperloop=_package_version(),
+        model=model.version if isinstance(model, Loaded) else None,
+    )
+
+
+def _package_version() -> str:
+    try:
+        return importlib.metadata.version("whisperloop")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"  # run from a checkout
+
+
+def _loaded(request: Request) -> Loaded:
+    model = request.app.state.model
+    if not isinstance(model, Loaded):
+        raise ApiError(503, "model_not_ready", model.reason)
+    if not model.scheduler.is_running:
+        raise ApiError(503, "model_not_ready", "The scheduler has stopped; restart the service.")
+    return model
+
+
+async def _unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Await `work`, but cancel it when the client goes away: nobody would read the answer."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
+        # The upload's file is closed next: nobody may still be reading it.
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,36 @@
+"""What can be set, by environment variables that start with `WHISPERLOOP_` (`WHISPERLOOP_PORT=9000`)."""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from speech.engine import Device
+
+
+class Settings(BaseSettings):
+    """The service's settings; the command line's options go before the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="WHISPERLOOP_", frozen=True)
+
+    registry: Path = Field(default=Path("runs/registry"), description="The registry's folder.")
+    model: str = Field(default="whisper@production", description="The version to serve: name@alias or name@id.")
+    device: Device = Field(default="auto", description="Where to compute: auto takes a GPU if there is a usable one.")
+    threads: int = Field(default=0, ge=0, description="Threads of the CPU engine; 0 for one a core.")
+
+    host: str = Field(default="127.0.0.1", description="The address to listen on; 0.0.0.0 for all.")
+    port: int = Field(default=8000, ge=0, le=65_535, description="The port to listen on; 0 for any that is free.")
+
+    max_upload_bytes: int = Field(default=100_000_000, gt=0, description="The largest file that is accepted, encoded.")
+    max_audio_seconds: float = Field(default=4 * 3600, gt=0, description="The longest audio that is accepted, decoded.")
+    max_queue_seconds: float = Field(
+        default=3600,
+        ge=0,
+        description="A request that would be done only after more seconds of other requests' audio is refused (503).",
+    )
+    max_batch_size: int = Field(
+        default=8, gt=0, description="Windows (of at most 30 s each) that are decoded together."
+    )
+    shutdown_grace_s: int = Field(
+        default=30, ge=0, description="Seconds that running requests get to finish when the service is stopped."
+    )
