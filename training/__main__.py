@@ -1,7 +1,6 @@
 """`python -m training`: train on your own speech, judge a version again, or run the demonstration."""
 
 import logging
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -103,7 +102,6 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="      %(message)s", stream=sys.stdout)
     for noisy in ("httpx", "datasets", "evaluate", "absl"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # of loading and saving, which take a second
     try:
         app(prog_name="python -m training")
     except USER_ERRORS as error:

@@ -15,6 +15,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from transformers import Seq2SeqTrainingArguments, WhisperForConditionalGeneration, set_seed
 from transformers.integrations import TensorBoardCallback
+from transformers.utils.logging import disable_progress_bar
 
 from speech.checkpoint import CHECKPOINT_FILES, WEIGHTS, checkpoint_files
 from speech.encoder import make_elastic
@@ -61,6 +62,7 @@ def fine_tune(
 
     # Set up
     set_seed(config.seed)
+    disable_progress_bar()  # of loading and saving, which take a second; training has a bar of its own
     device = "cuda" if torch.cuda.is_available() else "cpu"
     bf16 = config.bf16 if config.bf16 is not None else computes_in_bf16(device)
 

@@ -8,7 +8,7 @@ when the time or the steps run out, whichever comes first.
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Seq2SeqTrainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
 
 from speech.encoder import encode
 from speech.engine import MAX_NEW_TOKENS
@@ -116,6 +116,28 @@ class BudgetCallback(TrainerCallback):  # type: ignore[misc]
             self._bar.console.print(f"fine-tuning {progress:4.0%}  {text}", highlight=False)
 
 
+class LikeLengths(LengthGroupedSampler):  # type: ignore[misc]
+    """Batches of like length, in an order that follows from seed and epoch alone.
+
+    The stock sampler draws each epoch from where the last one left its generator, so a run resumed in its second epoch
+    sees the clips in the order of the first.
+    """
+
+    def __init__(self, batch_size: int, *, lengths: list[int], seed: int) -> None:
+        super().__init__(batch_size, lengths=lengths)
+        self._seed = seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the order of another epoch; Trainer calls this at the start of each."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator()
+        generator.manual_seed(1_000_003 * self._seed + self._epoch)
+        return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
+
+
 class ElasticTrainer(Seq2SeqTrainer):  # type: ignore[misc]
     """Trains a model that `speech.encoder.make_elastic` has prepared."""
 
@@ -135,12 +157,13 @@ class ElasticTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         self._created_lr_scheduler = True
         return scheduler
 
-    def _get_train_sampler(self, train_dataset: Utterances | None = None) -> LengthGroupedSampler:
+    def _get_train_sampler(self, train_dataset: Utterances | None = None) -> "LikeLengths":
         dataset = train_dataset or self.train_dataset
-        generator = torch.Generator()
-        generator.manual_seed(self.args.seed)
-        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return LengthGroupedSampler(batch, lengths=dataset.positions(), generator=generator)
+        return LikeLengths(
+            self.args.train_batch_size * self.args.gradient_accumulation_steps,
+            lengths=dataset.positions(),
+            seed=self.args.seed,
+        )
 
     def prediction_step(
         self,

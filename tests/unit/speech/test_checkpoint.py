@@ -1,0 +1,216 @@
+"""The promises of the checkpoint: whole, safe, in floats, and with configs that transformers understands."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from speech.checkpoint import (
+    CHECKPOINT_FILES,
+    FORBIDDEN_CONFIG_KEYS,
+    WEIGHTS,
+    CheckpointError,
+    check_checkpoint,
+    checkpoint_files,
+    read_arrays,
+    read_json,
+)
+
+NEEDED = ("config.json", "tokenizer.json", "preprocessor_config.json", "generation_config.json")
+
+
+def edit(path, **changes):
+    """Change keys of a JSON file; None takes one out."""
+    content = {**json.loads(path.read_text(encoding="utf-8")), **changes}
+    path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}), encoding="utf-8")
+
+
+def shard(folder, names=("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")):
+    """Split the weights in two, as transformers does with large models."""
+    arrays = load_file(folder / WEIGHTS)
+    (folder / WEIGHTS).unlink()
+    weight_map = {key: names[i % 2] for i, key in enumerate(sorted(arrays))}
+    for name in names:
+        save_file({key: arrays[key] for key, place in weight_map.items() if place == name}, folder / name)
+    (folder / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": weight_map}), encoding="utf-8")
+    return arrays
+
+
+def test_a_whole_checkpoint_is_accepted(checkpoint):
+    """What transformers saved and `write_configs` described is a Whisper."""
+    check_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_a_missing_file_is_named(checkpoint, name):
+    """Without one of its files it is not complete."""
+    (checkpoint / name).unlink()
+    with pytest.raises(CheckpointError, match=name):
+        check_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize("model_type", ["wav2vec2", "Whisper", None])
+def test_another_model_is_refused(checkpoint, model_type):
+    """Only Whisper is Whisper."""
+    edit(checkpoint / "config.json", model_type=model_type)
+    with pytest.raises(CheckpointError, match="model_type"):
+        check_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize("key", FORBIDDEN_CONFIG_KEYS)
+def test_code_from_elsewhere_is_refused(checkpoint, key):
+    """A config that asks for code of its own is refused, whatever it says."""
+    edit(checkpoint / "config.json", **{key: {"AutoModel": "elsewhere--model.Evil"}})
+    with pytest.raises(CheckpointError, match=key):
+        check_checkpoint(checkpoint)
+
+
+def test_the_known_ways_to_run_code_are_forbidden():
+    """These keys have made transformers run what a checkpoint brought along."""
+    assert {"auto_map", "_attn_implementation_internal"} <= set(FORBIDDEN_CONFIG_KEYS)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "\x00", '"whisper"'])
+def test_a_damaged_config_is_named(checkpoint, content):
+    """What is no JSON object says which file it is."""
+    (checkpoint / "config.json").write_text(content, encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        check_checkpoint(checkpoint)
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path):
+    """A config in no encoding is damaged."""
+    (tmp_path / "config.json").write_bytes(b'{"a": "\xff"}')
+    with pytest.raises(CheckpointError, match=r"config\.json cannot be read"):
+        read_json(tmp_path / "config.json")
+
+
+def test_the_files_of_a_version_are_the_checkpoints_own(checkpoint):
+    """Optimizer states, scripts and readmes of a source are left behind."""
+    for name in ("README.md", "modeling_evil.py", "optimizer.pt", "pytorch_model.bin"):
+        (checkpoint / name).write_text("x", encoding="utf-8")
+    assert {path.name for path in checkpoint_files(checkpoint)} == set(CHECKPOINT_FILES)
+
+
+def test_shards_are_files_of_a_version(checkpoint):
+    """A large model's shards and their index come along."""
+    shard(checkpoint)
+    found = {path.name for path in checkpoint_files(checkpoint)}
+    assert {
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+        "model.safetensors.index.json",
+    } <= found
+    assert WEIGHTS not in found
+
+
+def test_shards_are_read_as_one(checkpoint):
+    """Every array of every shard, bit for bit."""
+    arrays = shard(checkpoint)
+    found = read_arrays(checkpoint)
+    assert found.keys() == arrays.keys()
+    assert all(np.array_equal(found[key], arrays[key]) for key in arrays)
+
+
+@pytest.mark.parametrize(
+    "name", ["../model.safetensors", "/etc/passwd", "sub/model.safetensors", "weights.bin", "..", "a/../b.safetensors"]
+)
+def test_a_shard_lies_beside_its_index(checkpoint, name):
+    """An index that points elsewhere, or at a pickle, is refused before anything is opened."""
+    shard(checkpoint)
+    (checkpoint / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": {"a": name}}), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="not a shard"):
+        read_arrays(checkpoint)
+    with pytest.raises(CheckpointError, match="not a shard"):
+        checkpoint_files(checkpoint)
+
+
+def test_a_missing_shard_is_named(checkpoint):
+    """Half a model is none."""
+    shard(checkpoint)
+    (checkpoint / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="model-00002-of-00002"):
+        read_arrays(checkpoint)
+
+
+def test_missing_weights_are_named(checkpoint):
+    """Without weights there is nothing to read."""
+    (checkpoint / WEIGHTS).unlink()
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is missing"):
+        read_arrays(checkpoint)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.999])
+def test_truncated_weights_are_refused(checkpoint, share):
+    """A download that stopped is noticed."""
+    content = (checkpoint / WEIGHTS).read_bytes()
+    (checkpoint / WEIGHTS).write_bytes(content[: int(share * len(content))])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read_arrays(checkpoint)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int8, np.int16, np.uint8])
+def test_only_float16_and_float32_are_weights(tmp_path, dtype):
+    """Quantised arrays cannot be had back, and float64 is nobody's Whisper."""
+    save_file({"good": np.zeros(2, np.float16), "wrong": np.zeros(2, dtype)}, tmp_path / WEIGHTS)
+    with pytest.raises(CheckpointError, match="wrong is neither float16 nor float32"):
+        read_arrays(tmp_path)
+
+
+def test_bfloat16_is_refused_in_words(tmp_path):
+    """There is no bfloat16 in numpy; the message is about the file, not about numpy."""
+    import torch
+    from safetensors.torch import save_file as save_tensors
+
+    save_tensors({"a": torch.zeros(2, dtype=torch.bfloat16)}, tmp_path / WEIGHTS)
+    with pytest.raises(CheckpointError, match="float16"):
+        read_arrays(tmp_path)
+
+
+def test_float16_is_read_as_it_is(tmp_path):
+    """Nothing is cast on the way."""
+    save_file({"a": np.arange(3, dtype=np.float16)}, tmp_path / WEIGHTS)
+    assert read_arrays(tmp_path)["a"].dtype == np.float16
+
+
+def test_transformers_understands_the_configs(tiny, tokenizer):
+    """Model, generation and feature extractor are what transformers would have written itself."""
+    from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtractor
+
+    config = WhisperConfig.from_pretrained(tiny.checkpoint)
+    assert (config.encoder_layers, config.decoder_layers, config.d_model) == (2, 2, 16)
+    assert (config.encoder_attention_heads, config.decoder_attention_heads) == (2, 2)
+    assert (config.encoder_ffn_dim, config.decoder_ffn_dim) == (32, 32)
+    assert (config.num_mel_bins, config.max_source_positions, config.max_target_positions) == (80, 1500, 448)
+    assert config.vocab_size == tokenizer.timestamp_begin + 1501
+    assert config.decoder_start_token_id == tokenizer.sot
+    generation = GenerationConfig.from_pretrained(tiny.checkpoint)
+    assert generation.lang_to_id == {
+        "<|en|>": tokenizer.sot + 1,
+        "<|it|>": tokenizer.sot + 2,
+        "<|ru|>": tokenizer.sot + 3,
+    }
+    assert generation.task_to_id == tokenizer.tasks
+    assert generation.no_timestamps_token_id == tokenizer.no_timestamps
+    assert generation.eos_token_id == tokenizer.eot
+    assert generation.is_multilingual
+    extractor = WhisperFeatureExtractor.from_pretrained(tiny.checkpoint)
+    assert (extractor.feature_size, extractor.sampling_rate, extractor.n_samples) == (80, 16_000, 480_000)
+
+
+def test_transformers_finds_every_weight(tiny):
+    """Nothing is missing, nothing is left over, and the projection is tied."""
+    from transformers import WhisperForConditionalGeneration
+
+    model, report = WhisperForConditionalGeneration.from_pretrained(tiny.checkpoint, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    assert not report["mismatched_keys"]
+    assert model.proj_out.weight.data_ptr() == model.model.decoder.embed_tokens.weight.data_ptr()
+
+
+def test_configs_can_be_read_by_humans(tiny):
+    """Sorted keys, one a line, so that two versions can be compared."""
+    text = (tiny.checkpoint / "config.json").read_text(encoding="utf-8")
+    assert text == json.dumps(json.loads(text), indent=2, sort_keys=True) + "\n"

@@ -1,0 +1,130 @@
+"""The budget, the loss, checkpoints, and fine-tuning itself, on a Whisper of random weights."""
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from speech.tokens import WhisperTokenizer
+from training.batches import IGNORED
+from training.finetune import fine_tune
+from training.trainer import Budget, last_checkpoint, token_mean_loss
+
+
+def weights(folder):
+    """Return the arrays of a checkpoint."""
+    return load_file(folder / "model.safetensors")
+
+
+def test_the_learning_rate_rises_and_falls_with_the_steps():
+    """Warm-up to the peak, then down to nothing at the last step."""
+    budget = Budget(max_steps=100, warmup_steps=10, seconds=None)
+    rates = [budget(step) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[9]
+    assert rates[100] == 0
+    assert all(later < earlier for earlier, later in pairwise(rates[9:]))
+
+
+def test_time_ends_a_run_as_steps_do():
+    """When the time is spent, the run is over and the learning rate is zero, whatever the steps."""
+    budget = Budget(max_steps=1000, warmup_steps=0, seconds=60)
+    budget.spent_s = 30
+    assert budget(10) == pytest.approx(0.5)
+    budget.spent_s = 61
+    assert budget.progress(11) == 1.0
+    assert budget(11) == 0.0
+
+
+def test_the_loss_is_a_mean_over_tokens():
+    """Eight clips in one pass, or one by one, divided by the tokens of all eight, give one and the same gradient."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(8, 5, 30, generator=generator, requires_grad=True)
+    labels = torch.randint(0, 30, (8, 5), generator=generator)
+    for row in range(8):
+        labels[row, 1 + row % 5 :] = IGNORED
+    n_tokens = labels.ne(IGNORED).sum()
+    token_mean_loss(Outputs(logits), labels, n_tokens).backward()
+    together = logits.grad.clone()
+    logits.grad = None
+    for row in range(8):
+        token_mean_loss(Outputs(logits[row : row + 1]), labels[row : row + 1], n_tokens).backward()
+    torch.testing.assert_close(logits.grad, together)
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+    torch.testing.assert_close(token_mean_loss(Outputs(logits), labels), expected)
+
+
+class Outputs:
+    """What a model's forward returns, as far as the loss looks."""
+
+    def __init__(self, logits):
+        self.logits = logits
+
+
+def test_accumulation_changes_nothing(tiny, noise_clips, short_config, tmp_path):
+    """Batches of 1 accumulated eight times train as one batch of 8 does, within 1e-4 (transformers#37766)."""
+    clips, root = noise_clips
+    one_context = {"train_margins_s": [30.0], "serving_margin_s": 1.0, "max_steps": 2, "learning_rate": 1e-4}
+    results = []
+    for batch_size, accumulation in ((8, 1), (1, 8)):
+        settings = short_config(batch_size=batch_size, gradient_accumulation_steps=accumulation, **one_context)
+        run = tmp_path / f"{batch_size}"
+        results.append(weights(fine_tune(settings, tiny.checkpoint, clips[:8], clips[8:9], root, run).checkpoint))
+    for name, array in results[0].items():
+        np.testing.assert_allclose(results[1][name], array, atol=1e-4, err_msg=name)
+
+
+def test_fine_tuning_changes_the_weights_and_nothing_else(tiny, noise_clips, short_config, tmp_path):
+    """The result is a checkpoint with the base's tokenizer and configs, scores, and TensorBoard logs."""
+    clips, root = noise_clips
+    result = fine_tune(short_config(), tiny.checkpoint, clips[:8], clips[8:], root, tmp_path)
+    assert result.steps == 6
+    assert set(result.dev) == {"wer", "cer", "loss"}
+    before, after = weights(tiny.checkpoint), weights(result.checkpoint)
+    assert before.keys() == after.keys()
+    assert any(not np.array_equal(before[name], after[name]) for name in before)
+    for name in ("generation_config.json", "tokenizer.json", "preprocessor_config.json"):
+        assert (result.checkpoint / name).read_bytes() == (tiny.checkpoint / name).read_bytes()
+    assert isinstance(json.loads((result.checkpoint / "generation_config.json").read_text())["eos_token_id"], int)
+    assert WhisperTokenizer.from_folder(result.checkpoint).sot == WhisperTokenizer.from_folder(tiny.checkpoint).sot
+    assert list((tmp_path / "logs").glob("events.out.tfevents.*"))
+
+
+def test_fine_tuning_learns(tiny, noise_clips, short_config, tmp_path):
+    """The loss on the very clips that are trained on falls."""
+    clips, root = noise_clips
+    first = fine_tune(short_config(max_steps=2), tiny.checkpoint, clips[:4], clips[:4], root, tmp_path / "short")
+    later = fine_tune(short_config(max_steps=16), tiny.checkpoint, clips[:4], clips[:4], root, tmp_path / "long")
+    assert later.dev["loss"] < first.dev["loss"] - 0.05
+
+
+def test_a_run_that_is_done_is_not_done_again(tiny, noise_clips, short_config, tmp_path):
+    """The second call returns the first one's result without training."""
+    clips, root = noise_clips
+    first = fine_tune(short_config(), tiny.checkpoint, clips[:8], clips[8:], root, tmp_path)
+    stamp = (first.checkpoint / "model.safetensors").stat().st_mtime_ns
+    assert fine_tune(short_config(), tiny.checkpoint, clips[:8], clips[8:], root, tmp_path) == first
+    assert (first.checkpoint / "model.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_a_checkpoint_cut_short_is_passed_over(tmp_path):
+    """Only a checkpoint whose state was written, which is done last, is resumed from."""
+    for step, state in ((3, '{"global_step": 3}'), (6, '{"global_st'), (9, None), (12, '{"global_step": 11}')):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        if state is not None:
+            (folder / "trainer_state.json").write_text(state)
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-3"
+    assert last_checkpoint(tmp_path / "nowhere") is None
+
+
+def test_the_clock_can_end_a_run(tiny, noise_clips, short_config, tmp_path):
+    """A run with more steps than time stops, saves, and is whole."""
+    clips, root = noise_clips
+    settings = short_config(max_steps=100_000, time_budget_s=1.0, eval_steps=100_000)
+    result = fine_tune(settings, tiny.checkpoint, clips[:8], clips[8:], root, tmp_path)
+    assert 1 <= result.steps < 100_000
+    assert (result.checkpoint / "model.safetensors").is_file()
