@@ -37,10 +37,10 @@ format: $(READY) ## Mend what ruff can mend.
 test: test-unit test-integration ## Run the unit and the integration tier.
 
 test-unit: $(READY) ## No weights, no network, a minute.
-	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest -n auto -q tests/unit
 
 test-integration: $(READY) ## The real base model, real speech, a real server.
-	$(BIN)/python -m pytest tests/integration
+	$(BIN)/python -m pytest -q --durations=5 tests/integration
 
 test-full: test demo ## Everything, the demonstration included.
 

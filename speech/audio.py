@@ -7,6 +7,7 @@ lets no container refer to another file. It does not cut, pad or normalise the l
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -23,7 +24,7 @@ TRUNCATION_TOLERANCE_S = 0.5
 TRUNCATION_TOLERANCE_SHARE = 0.02
 """A stream may end this much before the length that its header declares (encoder delay, rounding)."""
 
-ENDS_BYTES = 128 * 1024  # an Ogg page has at most 65,307 bytes
+ENDS_BYTES = 1024 * 1024  # a RIFF list may stand before the data; an Ogg page has at most 65,307 bytes
 
 
 class AudioError(Exception):
@@ -55,47 +56,43 @@ def decode_audio(source: bytes | Path, *, max_seconds: float | None = None) -> N
     """
     if isinstance(source, Path) and not source.is_file():
         raise FileNotFoundError(f"no audio file at {source}")
-    head, tail, size = _ends(source)
-    if size == 0:
-        raise AudioError("empty_audio", "The audio is empty (0 bytes).")
-    missing = missing_bytes(head, tail, size)
-    try:
-        # An empty white list of protocols: a playlist inside an upload must not open files or addresses.
-        with av.open(
-            io.BytesIO(source) if isinstance(source, bytes) else str(source),
-            mode="r",
-            options={"protocol_whitelist": "file" if isinstance(source, Path) else "none"},
-            metadata_errors="ignore",
-        ) as container:
-            samples = _decode_container(container, head, max_seconds)
-    except av.FFmpegError as error:
-        raise AudioError(
-            "unsupported_audio",
-            f"Not audio in a format that FFmpeg knows ({error.strerror}).",
-        ) from error
-    if missing:
+    # FFmpeg gets an open file and no protocol: a playlist must not make it open other files or addresses.
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        head, tail, size = _ends(file)
+        if size == 0:
+            raise AudioError("empty_audio", "The audio is empty (0 bytes).")
+        try:
+            with av.open(file, "r", options={"protocol_whitelist": "none"}, metadata_errors="ignore") as container:
+                samples = _decode_container(container, head, max_seconds)
+        except av.FFmpegError as error:
+            message = f"Not audio in a format that FFmpeg knows ({error.strerror})."
+            raise AudioError("unsupported_audio", message) from error
+    if missing_bytes(head, tail, size):
         raise AudioError(
             "truncated_audio",
             f"The audio is cut off after {samples.size / SAMPLE_RATE:.2f} s: the file ends before its own end mark.",
         )
-    return samples
+    if not np.isfinite(samples).all():
+        raise AudioError("damaged_audio", "The audio holds samples that are not numbers.")
+    return np.clip(samples, -1.0, 1.0, out=samples)
 
 
-def _ends(source: bytes | Path) -> tuple[bytes, bytes, int]:
-    """Return the first and the last 128 KiB, and the size in bytes."""
-    if isinstance(source, bytes):
-        return source[:ENDS_BYTES], source[-ENDS_BYTES:], len(source)
-    size = source.stat().st_size
-    with source.open("rb") as file:
-        head = file.read(ENDS_BYTES)
-        file.seek(max(0, size - ENDS_BYTES))
-        return head, file.read(), size
+def _ends(file: BinaryIO) -> tuple[bytes, bytes, int]:
+    """Return the first and the last mebibyte, and the size in bytes; the file is at its start again."""
+    head = file.read(ENDS_BYTES)
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(0, size - ENDS_BYTES))
+    tail = file.read()
+    file.seek(0)
+    return head, tail, size
 
 
 def _decode_container(container: InputContainer, head: bytes, max_seconds: float | None) -> NDArray[np.float32]:
     if not container.streams.audio:
         raise AudioError("unsupported_audio", "The file holds no audio stream.")
     stream = container.streams.audio[0]
+    if stream.codec_context is None:
+        raise AudioError("unsupported_audio", "The audio is in a codec that FFmpeg does not decode.")
     stream.codec_context.thread_type = "AUTO"
     declared_s = _declared_seconds(container, stream, head)
     limit = None if max_seconds is None else int(max_seconds * SAMPLE_RATE)
@@ -121,23 +118,47 @@ def _decode_container(container: InputContainer, head: bytes, max_seconds: float
             "truncated_audio",
             f"The audio is cut off: its header declares {declared_s:.2f} s, it holds {seconds:.2f} s.",
         )
-    samples = np.concatenate(blocks)
-    return np.clip(samples, -1.0, 1.0, out=samples)
+    return np.concatenate(blocks)
 
 
 def _blocks(container: InputContainer, stream: AudioStream) -> Iterator[NDArray[np.float32]]:
-    resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
+    setup: tuple[int, str, str] | None = None
+    resampler: av.AudioResampler | None = None
     for frame in container.decode(stream):
-        for resampled in resampler.resample(frame):
-            yield resampled.to_ndarray().reshape(-1).astype(np.float32, copy=False)
-    for resampled in resampler.resample(None):
-        yield resampled.to_ndarray().reshape(-1).astype(np.float32, copy=False)
+        found = (frame.sample_rate, frame.layout.name, frame.format.name)
+        if found != setup:  # joined files change their rate in the middle
+            if resampler is not None:
+                yield from map(_mono, resampler.resample(None))
+            resampler, setup = av.AudioResampler(format="fltp", rate=SAMPLE_RATE), found
+        assert resampler is not None  # noqa: S101 - for the type checker
+        yield from map(_mono, resampler.resample(frame))
+    if resampler is not None:
+        yield from map(_mono, resampler.resample(None))
+
+
+def _mono(frame: av.AudioFrame) -> NDArray[np.float32]:
+    # The mean: FFmpeg's own downmix adds 3 dB to what both channels say, and clips it.
+    return np.asarray(frame.to_ndarray().mean(axis=0), dtype=np.float32)
 
 
 def _declared_seconds(container: InputContainer, stream: AudioStream, head: bytes) -> float:
-    """Return the length that the header declares, 0 where it declares none that can be trusted."""
+    """Return how much audio the header declares, 0 where it declares nothing that can be trusted."""
     if not declares_duration(container.format.name, head):
         return 0.0
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
-    return 0.0 if container.duration is None else container.duration / 1_000_000  # µs
+    # Matroska has an end for each stream in a tag, and one for all of them; a video may outlast its sound.
+    end_s = _clock(stream.metadata.get("DURATION", ""))
+    if end_s == 0.0 and len(container.streams) == 1 and container.duration is not None:
+        end_s = container.duration / 1_000_000  # µs
+    start_s = 0.0 if stream.start_time is None or stream.time_base is None else stream.start_time * stream.time_base
+    return max(0.0, end_s - float(start_s))
+
+
+def _clock(text: str) -> float:
+    """Return the seconds of "00:00:06.194000000", 0 for anything else."""
+    try:
+        hours, minutes, seconds = (float(part) for part in text.split(":"))
+    except ValueError:
+        return 0.0
+    return 3600 * hours + 60 * minutes + seconds

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
+from tokenizers import Tokenizer
 
 from speech.audio import SAMPLE_RATE
 from speech.context import MAX_POSITIONS
@@ -34,7 +35,19 @@ CHECKPOINT_FILES = (
 """A checkpoint as `transformers.pipeline` wants it; nothing else of a source folder is taken along."""
 
 FORBIDDEN_CONFIG_KEYS = ("auto_map", "_attn_implementation_internal", "custom_pipelines")
-"""Keys by which a config.json makes transformers run code from elsewhere (CVE-2026-4372 and its kin)."""
+"""Keys by which a JSON file makes transformers run code from elsewhere (CVE-2026-4372 and its kin)."""
+
+ATTENTION_IMPLEMENTATIONS = (None, "eager", "sdpa", "flash_attention_2")
+"""transformers' own; any other name is that of a kernel on the Hub."""
+
+CONFIG_SIZES = (
+    "d_model",
+    "vocab_size",
+    "encoder_layers",
+    "decoder_layers",
+    "encoder_attention_heads",
+    "decoder_attention_heads",
+)
 
 
 class CheckpointError(ValueError):
@@ -50,13 +63,37 @@ def check_checkpoint(source: Path) -> None:
     for name in ("config.json", "tokenizer.json", "preprocessor_config.json", "generation_config.json"):
         if not (source / name).is_file():
             raise CheckpointError(f"{name} is missing: not a complete transformers Whisper checkpoint")
+    for path in checkpoint_files(source):
+        if path.name in CHECKPOINT_FILES and path.suffix == ".json":
+            _refuse_code(path.name, read_json(path))
     config = read_json(source / "config.json")
     if config.get("model_type") != "whisper":
         raise CheckpointError(f"config.json: model_type is {config.get('model_type')!r}, not 'whisper'")
+    for key in CONFIG_SIZES:
+        if not isinstance(config.get(key), int) or config[key] < 1:
+            raise CheckpointError(f"config.json: {key} is {config.get(key)!r}, not a size")
+    if read_json(source / "generation_config.json").get("is_multilingual") is False:
+        raise CheckpointError("this is an English-only checkpoint (.en); only multilingual ones are supported")
+    read_tokenizer(source)
+
+
+def _refuse_code(name: str, content: Mapping[str, Any]) -> None:
     for key in FORBIDDEN_CONFIG_KEYS:
-        if key in config:
-            raise CheckpointError(f"config.json: {key!r} would run code from outside; such models are refused")
-    WhisperTokenizer(load_tokenizer(source / "tokenizer.json"))
+        if key in content:
+            raise CheckpointError(f"{name}: {key!r} would run code from outside; such models are refused")
+    attention = content.get("_attn_implementation")
+    if attention not in ATTENTION_IMPLEMENTATIONS:
+        raise CheckpointError(f"{name}: the attention {attention!r} would be code from outside; it is refused")
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """Read a Whisper's `tokenizer.json`, timestamps completed."""
+    try:
+        tokenizer = load_tokenizer(folder / "tokenizer.json")
+        WhisperTokenizer(tokenizer)
+    except Exception as error:
+        raise CheckpointError(f"tokenizer.json cannot be used: {error}") from error
+    return tokenizer
 
 
 def checkpoint_files(source: Path) -> list[Path]:
@@ -87,10 +124,13 @@ def _shard_names(folder: Path) -> list[str]:
     index = folder / f"{WEIGHTS}.index.json"
     if (folder / WEIGHTS).is_file() or not index.is_file():
         return [WEIGHTS]
-    names = sorted(set(read_json(index)["weight_map"].values()))
-    if bad := [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]:
-        raise CheckpointError(f"{index.name} names {bad[0]!r}, which is not a shard beside it")
-    return names
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise CheckpointError(f"{index.name} has no weight_map")
+    for name in shards.values():
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise CheckpointError(f"{index.name} names {name!r}, which is not a shard beside it")
+    return sorted(set(shards.values()))
 
 
 def write_configs(

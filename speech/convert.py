@@ -23,11 +23,13 @@ from speech.checkpoint import (
     check_checkpoint,
     read_arrays,
     read_json,
+    read_tokenizer,
     write_configs,
 )
-from speech.tokens import WhisperTokenizer, load_tokenizer
+from speech.tokens import WhisperTokenizer
 
 SUPPORTED_SPEC = ("WhisperSpec", 3)
+HEADS = ("encoder/num_heads", "decoder/num_heads")
 DTYPES = (np.float32, np.int8, np.int16, np.int32, np.float16)  # ctranslate2's DataType, bfloat16 (5) apart
 
 
@@ -55,17 +57,15 @@ def checkpoint_from_ctranslate2(source: Path, target: Path) -> None:
             "int8 rounded away cannot be had back. Import the float16 or float32 model instead."
         )
     converted = {name: np.ascontiguousarray(array) for name, array in _to_transformers(arrays)}
-    if not (source / "tokenizer.json").is_file():
-        raise CheckpointError(f"tokenizer.json is missing in {source.name}")
+    tokenizer = read_tokenizer(source)
     target.mkdir(parents=True, exist_ok=True)
-    tokenizer = load_tokenizer(source / "tokenizer.json")
     tokenizer.save(str(target / "tokenizer.json"))
     source_config = read_json(source / "config.json")
     write_configs(
         target,
         {name: array.shape for name, array in converted.items()},
         WhisperTokenizer(tokenizer),
-        heads=(int(arrays["encoder/num_heads"]), int(arrays["decoder/num_heads"])),
+        heads=(int(arrays[HEADS[0]]), int(arrays[HEADS[1]])),
         dtype=str(converted["model.encoder.conv1.weight"].dtype),
         generation={
             "alignment_heads": source_config.get("alignment_heads"),
@@ -95,7 +95,7 @@ def export_ctranslate2(checkpoint: Path, target: Path, *, dtype: str = "float16"
     )
     for path, array in _to_ctranslate2(arrays, config):
         _set(spec, path, array)
-    tokenizer = load_tokenizer(checkpoint / "tokenizer.json")
+    tokenizer = read_tokenizer(checkpoint)
     names = {token: name for name, token in tokenizer.get_vocab(with_added_tokens=True).items()}
     spec.register_vocabulary([names.get(i, f"<|unused_{i}|>") for i in range(config["vocab_size"])])
     spec.config.suppress_ids = generation.get("suppress_tokens") or []
@@ -123,9 +123,9 @@ def read_ctranslate2(path: Path) -> dict[str, Array]:
     content = memoryview(path.read_bytes())
     try:
         return _parse_ctranslate2(content)
-    except (struct.error, ValueError, UnicodeDecodeError) as error:
-        if isinstance(error, CheckpointError):
-            raise
+    except CheckpointError:
+        raise
+    except (struct.error, ValueError, KeyError) as error:
         raise CheckpointError(f"{path.name} is damaged or not a CTranslate2 model: {error}") from error
 
 
@@ -221,24 +221,30 @@ def _to_transformers(arrays: Mapping[str, Array]) -> Iterator[tuple[str, Array]]
         side: len({name.split("/")[1] for name in arrays if name.startswith(f"{side}/layer_") and "/ffn/" in name})
         for side in ("encoder", "decoder")
     }
-    width = arrays["encoder/conv1/bias"].size if "encoder/conv1/bias" in arrays else 0
-    used = {"decoder/projection/weight"}
-    for ours, (theirs, part) in _names(layers["encoder"], layers["decoder"]):
-        if theirs not in arrays:
-            raise CheckpointError(f"model.bin has no {theirs}")
-        used.add(theirs)
+    names = dict(_names(layers["encoder"], layers["decoder"]))
+    needed = {theirs for theirs, _ in names.values()} | {"decoder/projection/weight", *HEADS}
+    if missing := sorted(needed - arrays.keys()):
+        raise CheckpointError(f"model.bin lacks {len(missing)} arrays, as {missing[0]}")
+    if left := sorted(name for name, array in arrays.items() if name not in needed and array.ndim > 0):
+        raise CheckpointError(f"{len(left)} arrays have no place in transformers' Whisper, as {left[0]}")
+    width = arrays["encoder/conv1/bias"].size
+    for ours, (theirs, part) in names.items():
         array = arrays[theirs]
         if part is not None:
+            if array.shape[0] != _n_parts(theirs) * width:
+                raise CheckpointError(f"{theirs} has {array.shape[0]} rows, not {_n_parts(theirs)} times {width}")
             array = array[part * width : (part + 1) * width]
         yield ours, array
     for name, array in arrays.items():
         if name.endswith("/bias") and _is_fused(name) and np.any(array[_key_rows(name, width)]):
             raise CheckpointError(f"{name} gives the key projection a bias, which Whisper has not")
-    left = sorted(n for n, a in arrays.items() if n not in used and a.ndim > 0)
-    if left:
-        raise CheckpointError(f"{len(left)} arrays have no place in transformers' Whisper, as {left[0]}")
     if not np.array_equal(arrays["decoder/projection/weight"], arrays["decoder/embeddings/weight"]):
         raise CheckpointError("decoder/projection is not tied to decoder/embeddings, as it is in Whisper")
+
+
+def _n_parts(name: str) -> int:
+    """Return how many projections CTranslate2 keeps in one array: query, key and value, or key and value."""
+    return 3 if "self_attention" in name else 2
 
 
 def _is_fused(name: str) -> bool:
@@ -256,19 +262,23 @@ def _to_ctranslate2(arrays: Mapping[str, Array], config: Mapping[str, Any]) -> I
         raise CheckpointError(f"{WEIGHTS}: {len(missing)} arrays are missing, as {missing[0]}")
     if unknown := sorted(arrays.keys() - names.keys() - {"proj_out.weight"}):
         raise CheckpointError(f"{WEIGHTS}: {len(unknown)} arrays have no place in Whisper, as {unknown[0]}")
-    parts: dict[str, dict[int, Array]] = {}
     width = config["d_model"]
+    embeddings = arrays["model.decoder.embed_tokens.weight"]
+    if embeddings.shape != (config["vocab_size"], width):
+        raise CheckpointError(
+            f"config.json says {config['vocab_size']} tokens of width {width}; {WEIGHTS} has {embeddings.shape}"
+        )
+    parts: dict[str, dict[int, Array]] = {}
     for ours, (theirs, part) in names.items():
         if part is None:
             yield theirs, arrays[ours]
         else:
             parts.setdefault(theirs, {})[part] = arrays[ours]
     for theirs, found in parts.items():
-        size = 3 if "self_attention" in theirs else 2
         some = next(iter(found.values()))
         zeros = np.zeros((width, *some.shape[1:]), dtype=some.dtype)  # the bias that a key projection has not
-        yield theirs, np.concatenate([found.get(i, zeros) for i in range(size)])
-    yield "decoder/projection/weight", arrays["model.decoder.embed_tokens.weight"]
+        yield theirs, np.concatenate([found.get(i, zeros) for i in range(_n_parts(theirs))])
+    yield "decoder/projection/weight", embeddings
 
 
 def _set(spec: Any, path: str, array: Array) -> None:

@@ -113,12 +113,14 @@ def _cluster_sums(values: Sequence[Sequence[int]], clusters: Sequence[str]) -> N
 
 
 def _resample(sums: NDArray[np.int64], seed: int) -> list[NDArray[np.float64]]:
+    """Return the sums of resampled clusters, in blocks; the last column counts reference tokens."""
     generator = np.random.default_rng(seed)
     rows = []
     for start in range(0, N_RESAMPLES, _ROWS_AT_ONCE):  # bounded memory, whatever the test set
         size = min(_ROWS_AT_ONCE, N_RESAMPLES - start)
         chosen = generator.integers(0, len(sums), size=(size, len(sums)))
-        rows.append(sums[chosen].sum(axis=1).astype(np.float64))
+        totals = sums[chosen].sum(axis=1).astype(np.float64)
+        rows.append(totals[totals[:, -1] > 0])  # without a reference word there is no rate
     return rows
 
 

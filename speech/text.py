@@ -10,6 +10,9 @@ import unicodedata
 NORMALIZER_VERSION = "1"
 """Raised whenever `normalize` may answer differently; scores under two versions are not comparable."""
 
+VARIATION_SELECTORS = frozenset(map(chr, range(0xFE00, 0xFE10)))
+"""They choose a drawing, as of an emoji; Unicode counts them among the marks."""
+
 
 def normalize(text: str) -> str:
     """Return `text` in NFKC, lower case, without punctuation and symbols, blanks folded to single spaces.
@@ -22,7 +25,8 @@ def normalize(text: str) -> str:
     characters = []
     for character in unicodedata.normalize("NFKC", text).lower():
         category = unicodedata.category(character)
-        if category == "Cf":  # joiners, soft hyphens, direction marks: part of the word, but no letter
-            continue
+        if category in {"Cf", "Me"} or character in VARIATION_SELECTORS:
+            continue  # joiners, soft hyphens, direction marks, keycaps: no letter, and no end of a word either
         characters.append(character if category[0] in "LMN" else " ")
-    return " ".join("".join(characters).split())
+    # Again, for lower case and what was left out may have brought letters and marks together.
+    return " ".join(unicodedata.normalize("NFKC", "".join(characters)).split())

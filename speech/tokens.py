@@ -3,6 +3,7 @@
 Reads the `tokenizer.json` that every version carries. Does not decide what to decode: the engines do.
 """
 
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -88,7 +89,11 @@ class WhisperTokenizer:
 
     @cached_property
     def _plain(self) -> Tokenizer:
-        plain = Tokenizer.from_str(self._tokenizer.to_str())
+        # Timestamps are added tokens, but not special ones, and the switch below leaves those alone.
+        layout = json.loads(self._tokenizer.to_str())
+        for token in layout["added_tokens"]:
+            token["special"] = True
+        plain = Tokenizer.from_str(json.dumps(layout))
         plain.encode_special_tokens = True
         return plain
 

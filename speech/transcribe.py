@@ -68,7 +68,7 @@ def cut(audio: NDArray[np.float32]) -> list[Slice]:
             search = start + N_SAMPLES - int(SEARCH_S * SAMPLE_RATE)
             levels = _levels(audio[search : start + N_SAMPLES])
             # 100 ms of quiet rather than one frame between two glottal pulses.
-            smooth = np.convolve(levels, np.ones(5) / 5, mode="same")
+            smooth = np.convolve(np.pad(levels, 2, mode="edge"), np.ones(5) / 5, mode="valid")
             end = search + (int(smooth.argmin()) * FRAME + FRAME // 2)
         slices.append(Slice(start, end, is_silent(audio[start:end])))
         start = end

@@ -3,7 +3,8 @@
 FFmpeg decodes what is left of a cut file without a word, and computes a WAV's length from the file's size. Here
 the promises that formats make are read: RIFF's chunk sizes, Ogg's end-of-stream page. Containers whose
 declared duration FFmpeg reports truthfully (FLAC, MP4, Matroska, AIFF …) are compared by `speech.audio` after
-decoding. A format that declares nothing (raw MP3 without a Xing header, ADTS) cannot be judged.
+decoding. A format that declares nothing, or whose declaration is
+not read here (raw MP3 without a Xing header, ADTS, CAF, W64), cannot be judged.
 """
 
 import struct
@@ -11,7 +12,7 @@ import struct
 STREAMING_SIZES = frozenset({0, 0x7FFFFFFF, 0x7FFFF000, 0xFFFFFFFF, 0xFFFFFFFF - 36, 0xFFFFFFFF - 44})
 """RIFF data sizes that programs write to a pipe, when they cannot know the length."""
 
-DURATION_IS_DECLARED = frozenset({"aiff", "caf", "flac", "matroska", "mov"})
+DURATION_IS_DECLARED = frozenset({"aiff", "flac", "matroska", "mov"})
 """FFmpeg's demuxers whose stream duration comes from the header, not from the file's size."""
 
 
@@ -20,7 +21,7 @@ def declares_duration(format_name: str, head: bytes) -> bool:
 
     Args:
         format_name: FFmpeg's name of the demuxer, alternatives separated by commas.
-        head: the first bytes of the file; 64 KiB are enough.
+        head: the first bytes of the file.
     """
     if format_name == "mp3":
         start = _id3_size(head)
@@ -33,8 +34,8 @@ def missing_bytes(head: bytes, tail: bytes, size: int) -> int:
     """Count the bytes that a RIFF or Ogg file of `size` bytes says it has and has not.
 
     Args:
-        head: the first bytes of the file, 64 KiB or all of it.
-        tail: the last bytes of the file, 128 KiB or all of it.
+        head: the first bytes of the file, a mebibyte or all of it.
+        tail: the last bytes of the file, a mebibyte or all of it.
         size: bytes in the whole file.
 
     Returns:

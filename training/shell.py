@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 PRINT_EVERY_S = 30.0
+LOG_WIDTH = 120
 
 
 class StepError(RuntimeError):
@@ -19,6 +20,8 @@ class Shell:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
+        if not self.console.is_terminal:
+            self.console.width = LOG_WIDTH
         self._started = time.monotonic()
 
     def say(self, line: str) -> None:

@@ -84,11 +84,12 @@ class TorchEngine:
         decoded = greedy(self._model, encoded, prompts, max_new_tokens(positions), self.tokenizer)
         results = []
         for (language, probability), hypothesis in zip(languages, decoded, strict=True):
-            text = self.tokenizer.decode(hypothesis.tokens).strip()
+            tokens = tuple(token for token in hypothesis.tokens if token < self.tokenizer.eot)
+            text = self.tokenizer.decode(tokens).strip()
             results.append(
                 DecodingResult(
                     text=text,
-                    tokens=hypothesis.tokens,
+                    tokens=tokens,
                     language=language,
                     language_probability=probability,
                     avg_logprob=hypothesis.avg_logprob,
