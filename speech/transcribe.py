@@ -5,7 +5,7 @@ call `transcribe`, which sends them to the engine directly. Where speech is, bey
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,18 +150,37 @@ def transcribe_many(
     """
     codes = [None if language is None else engine.tokenizer.language_code(language) for language in languages]
     slices = [cut(audio) for audio in audios]
-    to_decode = [windows(*piece, task) for piece in zip(audios, slices, codes, strict=True)]
-    decoded = iter(engine.transcribe([window for piece in to_decode for window in piece if window is not None]))
-    transcriptions = []
-    for piece, places, code in zip(to_decode, slices, codes, strict=True):
-        results: list[DecodingResult | None] = []
-        for window in piece:
-            result = None if window is None else next(decoded)
-            if isinstance(result, EngineError):
-                raise result
-            results.append(result)
-        transcriptions.append(assemble(places, results, code))
-    return transcriptions
+    waiting = {
+        (piece, i): window
+        for piece, (audio, places, code) in enumerate(zip(audios, slices, codes, strict=True))
+        for i, window in enumerate(windows(audio, places, code, task))
+        if window is not None
+    }
+    # One language a piece: where none is given, the first window that is not silent decides for the others.
+    first: dict[int, int] = {}
+    for piece, i in waiting:
+        first.setdefault(piece, i)
+    early = [(piece, i) for piece, i in waiting if codes[piece] is not None or i == first[piece]]
+    results = _decode(engine, {place: waiting.pop(place) for place in early})
+    for (piece, i), window in waiting.items():
+        waiting[piece, i] = replace(window, language=results[piece, first[piece]].language)
+    results |= _decode(engine, waiting)
+    return [
+        assemble(places, [results.get((piece, i)) for i in range(len(places))], codes[piece])
+        for piece, places in enumerate(slices)
+    ]
+
+
+Place = tuple[int, int]  # which piece of audio, which slice of it
+
+
+def _decode(engine: Engine, to_decode: dict[Place, Window]) -> dict[Place, DecodingResult]:
+    results = {}
+    for place, result in zip(to_decode, engine.transcribe(list(to_decode.values())), strict=True):
+        if isinstance(result, EngineError):
+            raise result
+        results[place] = result
+    return results
 
 
 def _levels(audio: NDArray[np.float32]) -> NDArray[np.float64]:

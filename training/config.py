@@ -78,7 +78,9 @@ class TrainingConfig(_Section):
     bf16: bool | None = None
     """Compute in bfloat16, weights kept in float32; where the device is made for it if not said."""
     eval_steps: Annotated[int, Field(ge=1)] = 200
-    """Optimiser steps between two evaluations on the dev set, each followed by a checkpoint."""
+    """Optimiser steps between two evaluations on the dev set."""
+    save_steps: Annotated[int, Field(ge=1)] = 100
+    """Optimiser steps between two checkpoints, from which an interrupted run goes on; the last two are kept."""
     dataloader_workers: Annotated[int, Field(ge=0)] = 0
     """Processes that decode audio and make features."""
 

@@ -125,7 +125,7 @@ def _arguments(config: TrainingConfig, run: Path, *, bf16: bool) -> Seq2SeqTrain
         eval_strategy="steps",
         eval_steps=config.eval_steps,
         save_strategy="steps",
-        save_steps=config.eval_steps,
+        save_steps=config.save_steps,
         save_total_limit=2,
         logging_steps=5,
         report_to=[],  # TensorBoard has a callback of its own, with a folder that outlives the checkpoints

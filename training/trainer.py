@@ -7,6 +7,8 @@ when the time or the steps run out, whichever comes first.
 
 import json
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -116,6 +118,42 @@ class BudgetCallback(TrainerCallback):  # type: ignore[misc]
             self._bar.console.print(f"fine-tuning {progress:4.0%}  {text}", highlight=False)
 
 
+class InterruptCallback(TrainerCallback):  # type: ignore[misc]
+    """Turns SIGINT and SIGTERM into a checkpoint and an orderly stop after the step at hand.
+
+    An exception in the middle of a step would leave weights that no checkpoint could be made of. A second signal ends
+    the process as usual.
+    """
+
+    def __init__(self) -> None:
+        self.interrupted = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Take the signals over; only a process's main thread can."""
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Save and stop if a signal came."""
+        if self.interrupted:
+            control.should_save = True
+            control.should_training_stop = True
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Give the signals back."""
+        self._restore()
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.interrupted = True
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+
 class LikeLengths(LengthGroupedSampler):  # type: ignore[misc]
     """Batches of like length, in an order that follows from seed and epoch alone.
 
@@ -145,10 +183,19 @@ class ElasticTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         super().__init__(compute_loss_func=token_mean_loss, **kwargs)
         self.remove_callback(PrinterCallback)
         self.add_callback(BudgetCallback(budget))
+        self._interrupt = InterruptCallback()
+        self.add_callback(self._interrupt)
         # Our loss wants the number of tokens; the model's forward must not be handed it.
         self.model_accepts_loss_kwargs = False
         self._tokenizer = tokenizer
         self._budget = budget
+
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
+        """Train; after a signal, save a checkpoint first and then raise KeyboardInterrupt."""
+        result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        if self._interrupt.interrupted:
+            raise KeyboardInterrupt
+        return result
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
         """Let the budget rule the learning rate."""

@@ -60,7 +60,8 @@ class ScriptedEngine:
         """Return the next answers."""
         assert options is None
         self.asked += windows
-        return self.answers[: len(windows)]
+        now, self.answers = self.answers[: len(windows)], self.answers[len(windows) :]
+        return now
 
 
 @settings(max_examples=30, deadline=None)
@@ -105,6 +106,15 @@ def test_it_cuts_between_words_not_inside():
     gaps = [(25.0, 25.02), (27.0, 27.2), (28.5, 28.52)]
     first, _ = cut(with_pauses(40, *gaps))
     assert 27.0 < first.end / RATE < 27.2
+
+
+@pytest.mark.parametrize("level", [0.5, 0.7, 0.9])
+def test_it_cuts_where_the_voice_only_drops(level):
+    """Without any pause the quietest quarter of a second is taken, and not the window's own edge."""
+    audio = tone(40)
+    audio[27 * RATE : round(27.25 * RATE)] *= level
+    first, _ = cut(audio)
+    assert 27.0 < first.end / RATE < 27.25
 
 
 def test_every_slice_of_long_audio_ends_in_a_pause():
@@ -246,6 +256,15 @@ def test_a_window_that_fails_fails_the_transcription(tokenizer):
     engine = ScriptedEngine(tokenizer, [result(), EngineError("window 2 is broken")])
     with pytest.raises(EngineError, match="window 2"):
         transcribe(engine, tone(50))
+
+
+def test_the_first_window_decides_the_language(tokenizer):
+    """A file has one language, as in openai/whisper: what the first window speaks, the others are decoded in."""
+    engine = ScriptedEngine(tokenizer, [result("uno", language="it"), result("due", language="it")])
+    audio = np.concatenate([np.zeros(40 * RATE, np.float32), tone(40)])
+    transcribe(engine, audio)
+    assert [window.language for window in engine.asked][:1] == [None]
+    assert {window.language for window in engine.asked[1:]} == {"it"}
 
 
 def test_an_unknown_language_is_refused_before_decoding(tokenizer):
