@@ -20,6 +20,9 @@ from speech.truncation import declares_duration, missing_bytes
 SAMPLE_RATE = 16_000
 """Samples a second that Whisper was trained on."""
 
+MAX_SAMPLE_RATE = 768_000
+"""Beyond what any recorder writes; the resampler's filter, and its memory, grow with the rate."""
+
 TRUNCATION_TOLERANCE_S = 0.5
 TRUNCATION_TOLERANCE_SHARE = 0.02
 """A stream may end this much before the length that its header declares (encoder delay, rounding)."""
@@ -93,6 +96,9 @@ def _decode_container(container: InputContainer, head: bytes, max_seconds: float
     stream = container.streams.audio[0]
     if stream.codec_context is None:
         raise AudioError("unsupported_audio", "The audio is in a codec that FFmpeg does not decode.")
+    if not 0 < stream.codec_context.sample_rate <= MAX_SAMPLE_RATE:
+        rate = stream.codec_context.sample_rate
+        raise AudioError("unsupported_audio", f"A rate of {rate} samples a second is not one of audio.")
     stream.codec_context.thread_type = "AUTO"
     declared_s = _declared_seconds(container, stream, head)
     limit = None if max_seconds is None else int(max_seconds * SAMPLE_RATE)
@@ -126,10 +132,12 @@ def _blocks(container: InputContainer, stream: AudioStream) -> Iterator[NDArray[
     resampler: av.AudioResampler | None = None
     for frame in container.decode(stream):
         found = (frame.sample_rate, frame.layout.name, frame.format.name)
+        if found != setup and frame.sample_rate > MAX_SAMPLE_RATE:
+            raise AudioError("damaged_audio", f"The audio changes to {frame.sample_rate} samples a second.")
         if found != setup:  # joined files change their rate in the middle
             if resampler is not None:
                 yield from map(_mono, resampler.resample(None))
-            resampler, setup = av.AudioResampler(format="fltp", rate=SAMPLE_RATE), found
+            resampler, setup = av.AudioResampler(format="flt", rate=SAMPLE_RATE), found
         assert resampler is not None  # noqa: S101 - for the type checker
         yield from map(_mono, resampler.resample(frame))
     if resampler is not None:
@@ -137,8 +145,10 @@ def _blocks(container: InputContainer, stream: AudioStream) -> Iterator[NDArray[
 
 
 def _mono(frame: av.AudioFrame) -> NDArray[np.float32]:
-    # The mean: FFmpeg's own downmix adds 3 dB to what both channels say, and clips it.
-    return np.asarray(frame.to_ndarray().mean(axis=0), dtype=np.float32)
+    # The mean: FFmpeg's own downmix adds 3 dB to what both channels say, and clips it. Packed samples, as PyAV reads
+    # planes until it meets a NULL, and FFmpeg keeps room for eight.
+    samples = frame.to_ndarray().reshape(-1, frame.layout.nb_channels)
+    return np.asarray(samples.mean(axis=1), dtype=np.float32)
 
 
 def _declared_seconds(container: InputContainer, stream: AudioStream, head: bytes) -> float:

@@ -37,7 +37,8 @@ CHECKPOINT_FILES = (
 FORBIDDEN_CONFIG_KEYS = ("auto_map", "_attn_implementation_internal", "custom_pipelines")
 """Keys by which a JSON file makes transformers run code from elsewhere (CVE-2026-4372 and its kin)."""
 
-ATTENTION_IMPLEMENTATIONS = (None, "eager", "sdpa", "flash_attention_2")
+IMPLEMENTATION_KEYS = ("_attn_implementation", "attn_implementation", "experts_implementation")
+IMPLEMENTATIONS = (None, "eager", "sdpa", "flash_attention_2")
 """transformers' own; any other name is that of a kernel on the Hub."""
 
 CONFIG_SIZES = (
@@ -81,9 +82,9 @@ def _refuse_code(name: str, content: Mapping[str, Any]) -> None:
     for key in FORBIDDEN_CONFIG_KEYS:
         if key in content:
             raise CheckpointError(f"{name}: {key!r} would run code from outside; such models are refused")
-    attention = content.get("_attn_implementation")
-    if attention not in ATTENTION_IMPLEMENTATIONS:
-        raise CheckpointError(f"{name}: the attention {attention!r} would be code from outside; it is refused")
+    for key in IMPLEMENTATION_KEYS:
+        if content.get(key) not in IMPLEMENTATIONS:
+            raise CheckpointError(f"{name}: {key} {content[key]!r} would be code from outside; such models are refused")
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:

@@ -142,7 +142,14 @@ def short_config():
 
     def make(**settings):
         source = {"kind": "folder", "path": "unused"}
-        short = {"max_steps": 6, "warmup_steps": 1, "batch_size": 4, "eval_steps": 3, "save_steps": 3, "learning_rate": 1e-3}
+        short = {
+            "max_steps": 6,
+            "warmup_steps": 1,
+            "batch_size": 4,
+            "eval_steps": 3,
+            "save_steps": 3,
+            "learning_rate": 1e-3,
+        }
         fixed = {"bf16": False, "full_context_share": 0.0, "sources": [source]}
         return make_config("test", {**short, **fixed, **settings})
 

@@ -37,6 +37,9 @@ from training.prepare import Data
 
 PACKAGES = ("torch", "transformers", "ctranslate2", "tokenizers", "numpy", "jiwer")
 
+TEST_HYPOTHESES = "hyps/test.jsonl.gz"
+"""What the version made of the test split, decoded as it is served; inside its folder."""
+
 
 def publish_version(
     config: TrainingConfig,
@@ -48,8 +51,8 @@ def publish_version(
     folder: Path,
     before: Sequence[Hypothesis],
     progress: Progress,
-) -> tuple[Version, list[Hypothesis]]:
-    """Export, evaluate, describe and publish a fine-tuned checkpoint; return the version and its test hypotheses.
+) -> Version:
+    """Export, evaluate, describe and publish a fine-tuned checkpoint.
 
     Args:
         config: of the run.
@@ -74,7 +77,7 @@ def publish_version(
     with progress("measuring the candidate", len(data.of("test"))) as advance:
         after = transcribe_utterances(load_engine(staged, context), data.of("test"), folder, advance)
 
-    write_hypotheses(staged / "hyps" / "test.jsonl.gz", after)
+    write_hypotheses(staged / TEST_HYPOTHESES, after)
     metrics = {
         "test": {
             "wer": {k: bounds.model_dump() for k, bounds in _bounds(after, config.seed).items()},
@@ -117,7 +120,7 @@ def publish_version(
         normalizer_version=NORMALIZER_VERSION,
     )
     shutil.rmtree(staged)
-    return version, after
+    return version
 
 
 def _context_evidence(

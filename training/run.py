@@ -14,7 +14,7 @@ from pathlib import Path
 
 from registry import HubReference, Registry, Version
 from speech.context import ElasticContext
-from speech.engine import load_engine
+from speech.engine import Engine, load_engine
 from speech.tokens import WhisperTokenizer
 from training.config import TrainingConfig
 from training.data.manifest import Utterance, fingerprint, write_manifest
@@ -29,7 +29,8 @@ from training.evaluate import (
 from training.finetune import fine_tune
 from training.gate import Verdict, judge
 from training.prepare import Data, prepare
-from training.publish import publish_version
+from training.publish import TEST_HYPOTHESES, publish_version
+from training.shell import StepError
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,10 @@ def run(
     published = folder / "published.json"
     if published.is_file():
         version = registry.resolve(json.loads(published.read_text(encoding="utf-8"))["ref"])
-        after = measure(version, test, folder, runs / "evaluations", progress)
     else:
-        version, after = publish_version(config, registry, base, against, data, tuned, folder, before, progress)
-        write_hypotheses(_evaluation(version, test, runs / "evaluations"), after)
+        version = publish_version(config, registry, base, against, data, tuned, folder, before, progress)
         published.write_text(json.dumps({"ref": version.ref}), encoding="utf-8")
+    after = read_hypotheses(version.path / TEST_HYPOTHESES)
     say(_scores(f"{version.ref} after", after, config.seed))
 
     verdict, promoted = decide(config, registry, version, against, before, after, fingerprint(test))
@@ -103,7 +103,9 @@ def resolve_base(reference: str, registry: Registry, say: Callable[[str], None])
     name = HubReference.parse(reference).repo.split("/")[-1].lower()
     say(f"importing {reference} as {name}")
     command = [sys.executable, "-m", "registry", "import", reference, "--name", name, "--alias", "candidate"]
-    subprocess.run([*command, "--registry", str(registry.root)], check=True)
+    done = subprocess.run([*command, "--registry", str(registry.root)], check=False)
+    if done.returncode != 0:
+        raise StepError(f"the base {reference} could not be imported, as said above; --base names another")
     return registry.resolve(f"{name}@candidate")
 
 
@@ -111,18 +113,19 @@ def measure(
     version: Version, test: Sequence[Utterance], audio_root: Path, cache: Path, progress: Progress
 ) -> list[Hypothesis]:
     """Transcribe the test clips as the service would with this version; what was done once is read from `cache`."""
-    path = _evaluation(version, test, cache)
+    engine = load_engine(version.path, ElasticContext.from_manifest(version.manifest.context))
+    path = _evaluation(version, test, cache, engine)
     if path.is_file():
         return read_hypotheses(path)
-    engine = load_engine(version.path, ElasticContext.from_manifest(version.manifest.context))
     with progress(f"measuring {version.ref}", len(test)) as advance:
         hypotheses = transcribe_utterances(engine, test, audio_root, advance)
     write_hypotheses(path, hypotheses)
     return hypotheses
 
 
-def _evaluation(version: Version, test: Sequence[Utterance], cache: Path) -> Path:
-    return cache / f"{version.name}-{version.id}-{fingerprint(test)[:16]}.jsonl.gz"
+def _evaluation(version: Version, test: Sequence[Utterance], cache: Path, engine: Engine) -> Path:
+    where = engine.description.replace(" ", "-")
+    return cache / f"{version.name}-{version.id}-{where}-{fingerprint(test)[:16]}.jsonl.gz"
 
 
 def decide(

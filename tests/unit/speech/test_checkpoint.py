@@ -5,10 +5,13 @@ import json
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from tokenizers import Tokenizer, models
 
 from speech.checkpoint import (
     CHECKPOINT_FILES,
+    CONFIG_SIZES,
     FORBIDDEN_CONFIG_KEYS,
+    IMPLEMENTATIONS,
     WEIGHTS,
     CheckpointError,
     check_checkpoint,
@@ -18,6 +21,7 @@ from speech.checkpoint import (
 )
 
 NEEDED = ("config.json", "tokenizer.json", "preprocessor_config.json", "generation_config.json")
+CONFIGS = ("config.json", "generation_config.json", "preprocessor_config.json", "tokenizer_config.json")
 
 
 def edit(path, **changes):
@@ -35,6 +39,14 @@ def shard(folder, names=("model-00001-of-00002.safetensors", "model-00002-of-000
         save_file({key: arrays[key] for key, place in weight_map.items() if place == name}, folder / name)
     (folder / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": weight_map}), encoding="utf-8")
     return arrays
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "experts_implementation"])
+def test_a_kernel_from_the_hub_is_refused_under_any_key(checkpoint, key):
+    """Transformers takes an implementation from the config with and without the underscore."""
+    edit(checkpoint / "config.json", **{key: "someone/kernel"})
+    with pytest.raises(CheckpointError, match=key):
+        check_checkpoint(checkpoint)
 
 
 def test_a_whole_checkpoint_is_accepted(checkpoint):
@@ -58,11 +70,59 @@ def test_another_model_is_refused(checkpoint, model_type):
         check_checkpoint(checkpoint)
 
 
+@pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("key", FORBIDDEN_CONFIG_KEYS)
-def test_code_from_elsewhere_is_refused(checkpoint, key):
-    """A config that asks for code of its own is refused, whatever it says."""
-    edit(checkpoint / "config.json", **{key: {"AutoModel": "elsewhere--model.Evil"}})
-    with pytest.raises(CheckpointError, match=key):
+def test_code_from_elsewhere_is_refused(checkpoint, name, key):
+    """A config that asks for code of its own is refused, whichever of them it is and whatever it says."""
+    edit(checkpoint / name, **{key: {"AutoModel": "elsewhere--model.Evil"}})
+    with pytest.raises(CheckpointError, match=f"{name}: '{key}'"):
+        check_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("attention", ["someone/kernel", "kernels-community/flash-attn:evil", "", {"": "eager"}])
+def test_attention_from_elsewhere_is_refused(checkpoint, name, attention):
+    """A name that is not of transformers' own attention would be fetched and run."""
+    edit(checkpoint / name, _attn_implementation=attention)
+    with pytest.raises(CheckpointError, match=f"{name}: the attention"):
+        check_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize("attention", IMPLEMENTATIONS)
+def test_attention_of_transformers_own_is_accepted(checkpoint, attention):
+    """What transformers itself brings along runs nobody else's code."""
+    edit(checkpoint / "config.json", _attn_implementation=attention)
+    check_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize("value", [None, 0, -1, "2", 2.0])
+@pytest.mark.parametrize("key", CONFIG_SIZES)
+def test_a_size_that_is_none_is_named(checkpoint, key, value):
+    """Whoever leaves out a size, or writes something else there, learns which one."""
+    edit(checkpoint / "config.json", **{key: value})
+    with pytest.raises(CheckpointError, match=rf"config\.json: {key} is"):
+        check_checkpoint(checkpoint)
+
+
+def test_an_english_only_checkpoint_is_refused(checkpoint):
+    """A model without language and task tokens is told from a broken one."""
+    edit(checkpoint / "generation_config.json", is_multilingual=False)
+    with pytest.raises(CheckpointError, match="English-only"):
+        check_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"a": 1}'])
+def test_a_damaged_tokenizer_is_named(checkpoint, content):
+    """What is no tokenizer is a fault of the checkpoint, in words."""
+    (checkpoint / "tokenizer.json").write_text(content, encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json cannot be (read|used)"):
+        check_checkpoint(checkpoint)
+
+
+def test_the_tokenizer_of_another_model_is_refused(checkpoint):
+    """A tokenizer without Whisper's special tokens is as good as none."""
+    Tokenizer(models.BPE(vocab={"a": 0}, merges=[])).save(str(checkpoint / "tokenizer.json"))
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json cannot be used.*startoftranscript"):
         check_checkpoint(checkpoint)
 
 
@@ -114,7 +174,8 @@ def test_shards_are_read_as_one(checkpoint):
 
 
 @pytest.mark.parametrize(
-    "name", ["../model.safetensors", "/etc/passwd", "sub/model.safetensors", "weights.bin", "..", "a/../b.safetensors"]
+    "name",
+    ["../model.safetensors", "/etc/passwd", "sub/model.safetensors", "weights.bin", "..", "a/../b.safetensors", 1],
 )
 def test_a_shard_lies_beside_its_index(checkpoint, name):
     """An index that points elsewhere, or at a pickle, is refused before anything is opened."""
@@ -124,6 +185,15 @@ def test_a_shard_lies_beside_its_index(checkpoint, name):
         read_arrays(checkpoint)
     with pytest.raises(CheckpointError, match="not a shard"):
         checkpoint_files(checkpoint)
+
+
+@pytest.mark.parametrize("index", [{}, {"weight_map": None}, {"weight_map": []}, {"weight_map": {}}])
+def test_an_index_without_a_map_is_refused(checkpoint, index):
+    """An index that names no shard does not stand for an empty model."""
+    (checkpoint / WEIGHTS).unlink()
+    (checkpoint / f"{WEIGHTS}.index.json").write_text(json.dumps(index), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="has no weight_map"):
+        read_arrays(checkpoint)
 
 
 def test_a_missing_shard_is_named(checkpoint):

@@ -1,6 +1,7 @@
 """The promises of conversion: bit for bit there and back, and no guesses."""
 
 import json
+import re
 import struct
 from types import SimpleNamespace
 
@@ -8,10 +9,12 @@ import ctranslate2
 import numpy as np
 import pytest
 from ctranslate2.specs import whisper_spec
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from speech.checkpoint import WEIGHTS, CheckpointError, check_checkpoint, read_arrays
-from speech.convert import checkpoint_from_ctranslate2, export_ctranslate2, is_ctranslate2, read_ctranslate2
+from speech.convert import HEADS, checkpoint_from_ctranslate2, export_ctranslate2, is_ctranslate2, read_ctranslate2
 
 TYPES = {
     np.dtype(np.float32): 0,
@@ -216,23 +219,59 @@ def test_an_array_too_many_is_refused(exported):
         checkpoint_from_ctranslate2(exported.folder, exported.folder / "back")
 
 
+def test_every_missing_array_is_named(exported):
+    """Nothing is filled in, neither an array nor the number of heads."""
+    needed = [name for name, array in exported.arrays.items() if array.ndim > 0 or name in HEADS]
+    assert len(needed) > 70
+    for name in needed:
+        write_model(exported.path, {key: array for key, array in exported.arrays.items() if key != name})
+        with pytest.raises(CheckpointError, match=f"lacks 1 arrays, as {re.escape(name)}$"):
+            checkpoint_from_ctranslate2(exported.folder, exported.folder / "back")
+    assert not (exported.folder / "back").exists()
+
+
 @pytest.mark.parametrize(
-    "name",
+    ("name", "parts"),
     [
-        "encoder/conv1/weight",
-        "encoder/layer_1/self_attention/linear_0/bias",
-        "decoder/layer_0/attention/linear_1/weight",
-        "decoder/layer_norm/gamma",
-        "decoder/embeddings/weight",
-        "decoder/position_encodings/encodings",
+        ("encoder/layer_0/self_attention/linear_0/weight", 3),
+        ("decoder/layer_1/self_attention/linear_0/bias", 3),
+        ("decoder/layer_0/attention/linear_1/weight", 2),
     ],
 )
-def test_a_missing_array_is_named(exported, name):
-    """Nothing is filled in."""
-    del exported.arrays[name]
-    write_model(exported.path, exported.arrays)
-    with pytest.raises(CheckpointError, match=f"has no {name}"):
+def test_a_fused_array_has_all_its_parts(exported, name, parts):
+    """Rows that are missing from a fused projection are not cut out of the next part."""
+    write_model(exported.path, {**exported.arrays, name: exported.arrays[name][:20]})
+    with pytest.raises(CheckpointError, match=f"{name} has 20 rows, not {parts} times 16"):
         checkpoint_from_ctranslate2(exported.folder, exported.folder / "back")
+
+
+def test_an_alias_of_nothing_is_refused(exported):
+    """A second name for an array that is not there is damage."""
+    write_model(exported.path, exported.arrays, aliases=[("x", "nothing")])
+    with pytest.raises(CheckpointError, match=r"damaged.*nothing"):
+        read_ctranslate2(exported.path)
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory):
+    """Return where a damaged model may be written again and again."""
+    return tmp_path_factory.mktemp("damaged") / "model.bin"
+
+
+@settings(max_examples=200, deadline=None)
+@given(flips=st.lists(st.tuples(st.integers(0, 2999), st.integers(0, 255)), min_size=1, max_size=5))
+def test_a_damaged_model_is_read_or_refused_in_words(tiny, damaged, flips):
+    """Wrong bytes among its names, shapes and sizes raise nothing but a CheckpointError."""
+    content = bytearray((tiny.export / "model.bin").read_bytes())
+    for position, byte in flips:
+        content[position] = byte
+    damaged.write_bytes(content)
+    try:
+        arrays = read_ctranslate2(damaged)
+    except CheckpointError as error:
+        arrays, message = None, str(error)
+        assert message
+    assert arrays is None or len(arrays) > 70
 
 
 def test_an_untied_projection_is_refused(exported):
@@ -269,6 +308,24 @@ def test_files_beside_the_model_are_needed(exported, name):
     (exported.folder / name).unlink()
     with pytest.raises(CheckpointError, match=name):
         checkpoint_from_ctranslate2(exported.folder, exported.folder / "back")
+
+
+def test_a_damaged_tokenizer_beside_the_model_is_refused(exported):
+    """What is no tokenizer is named before anything is written."""
+    (exported.folder / "tokenizer.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json cannot be used"):
+        checkpoint_from_ctranslate2(exported.folder, exported.folder / "back")
+    assert not (exported.folder / "back").exists()
+
+
+@pytest.mark.parametrize(("key", "value"), [("d_model", 8), ("vocab_size", 100)])
+def test_the_config_must_fit_the_arrays(checkpoint, tmp_path, key, value):
+    """A config that says another width or vocabulary than the weights have is refused, not followed."""
+    path = checkpoint / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(CheckpointError, match=r"config\.json says"):
+        export_ctranslate2(checkpoint, tmp_path / "export")
+    assert not (tmp_path / "export").exists()
 
 
 def test_the_export_wants_every_array(checkpoint, tmp_path):

@@ -138,6 +138,14 @@ def test_a_perfect_score_has_no_width():
     assert (interval.value, interval.low, interval.high) == (0, 0, 0)
 
 
+def test_resamples_without_a_word_do_not_count():
+    """A cluster whose references are silent may be drawn again and again; the ends stay numbers."""
+    errors, better = [Errors(1, 0), Errors(1, 4)], [Errors(0, 0), Errors(1, 4)]
+    for interval in (rate_interval(errors, ["a", "b"]), difference_interval(errors, better, ["a", "b"])):
+        assert np.isfinite([interval.low, interval.high]).all()
+        assert interval.low <= interval.value <= interval.high
+
+
 def test_clusters_that_err_together_widen_the_interval():
     """Ten takes of one sentence are not ten independent utterances."""
     generator = np.random.default_rng(5)

@@ -114,6 +114,14 @@ def test_special_tokens_in_a_transcript_are_text(tokenizer, special):
     assert tokenizer.labels(special, "it").count(tokenizer.sot) == 1
 
 
+@pytest.mark.parametrize("timestamp", ["<|0.00|>", "<|12.34|>", "<|30.00|>"])
+def test_a_timestamp_in_a_transcript_is_text(tokenizer, timestamp):
+    """Timestamps are no special tokens to the tokenizer's file, and stay text all the same."""
+    tokens = tokenizer.encode(f"alle {timestamp} via")
+    assert all(token < tokenizer.eot for token in tokens)
+    assert tokenizer.decode(tokens) == f" alle {timestamp} via"
+
+
 @given(text=st.text())
 def test_text_survives_the_round_trip(tokenizer, text):
     """Every text comes back as Whisper writes it: with one leading blank."""

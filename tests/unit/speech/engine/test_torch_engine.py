@@ -254,6 +254,24 @@ def test_what_it_cannot_do_it_says(engine, options, chirp):
         engine.transcribe([Window(chirp(1), "it")], options)
 
 
+def test_a_results_tokens_are_text(engine, tokenizer, chirp, monkeypatch):
+    """A special token that no config suppresses is left out of the tokens, as it is of the text."""
+    model = copy.deepcopy(engine._model)
+    model.generation_config.suppress_tokens = []
+    with torch.no_grad():
+        model.proj_out.weight[tokenizer.languages["ru"], 0] = 6.0  # now and then the most probable
+    decoded = []
+    monkeypatch.setattr(
+        "speech.engine.torch_engine.greedy", lambda *given: decoded.extend(greedy(*given)) or decoded[-1:]
+    )
+    (result,) = TorchEngine(model, tokenizer, ELASTIC).transcribe([Window(chirp(1), "it")])
+    (hypothesis,) = decoded
+    text = tuple(token for token in hypothesis.tokens if token < tokenizer.eot)
+    assert 0 < len(text) < len(hypothesis.tokens)
+    assert result.tokens == text
+    assert result.text == tokenizer.decode(text).strip()
+
+
 def test_ctranslate2_searches_with_beams(ctranslate2_engine, chirp):
     """The CPU engine takes more than one beam."""
     (result,) = ctranslate2_engine.transcribe([Window(chirp(1), "it")], DecodingOptions(beam_size=3))
