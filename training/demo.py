@@ -48,7 +48,7 @@ def demo(registry_root: Path, runs: Path, port: int, shell: Shell) -> None:
     command = ["registry", "import", str(source), "--name", "whisper-base", "--alias", "candidate"]
     _python(*command, "--registry", str(registry_root))
     outcome = run(read_config(CONFIG), Registry(registry_root), runs, say=shell.say, progress=shell.progress)
-    if not outcome.promoted:
+    if not outcome.promoted and Registry(registry_root).alias("whisper", "production") is None:
         _write_report(folder, outcome, [], time.monotonic() - started)
         raise StepError("the gate refused the candidate, so there is nothing to serve; its reasons are above")
 
