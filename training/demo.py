@@ -129,7 +129,7 @@ def serving(
         command = [sys.executable, "-m", "service", "--port", str(port)]
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
         try:
-            _wait_until_ready(process, address, log)
+            wait_until_ready(process, address, log)
             yield process, address
         except KeyboardInterrupt:
             pass
@@ -151,7 +151,8 @@ def post(address: str, outcome: Outcome, clip: Utterance) -> dict[str, Any]:
     return {**answer, "seconds": round(time.monotonic() - started, 3)}
 
 
-def _wait_until_ready(process: "subprocess.Popen[bytes]", address: str, log: Path) -> None:
+def wait_until_ready(process: "subprocess.Popen[bytes]", address: str, log: Path) -> None:
+    """Wait until /health/ready answers 200; a service that ends or takes too long is an error that names its log."""
     deadline = time.monotonic() + READY_TIMEOUT_S
     while time.monotonic() < deadline:
         if process.poll() is not None:

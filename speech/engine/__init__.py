@@ -105,6 +105,31 @@ def _gpu_is_usable() -> bool:
     return ctranslate2.get_cuda_device_count() > 0 and importlib.util.find_spec("torch") is not None
 
 
+def make_result(
+    tokenizer: WhisperTokenizer,
+    tokens: Sequence[int],
+    language: tuple[str, float],
+    *,
+    avg_logprob: float,
+    no_speech_prob: float,
+    positions: int,
+) -> DecodingResult:
+    """Make a result of what an engine generated: special tokens left out, the text decoded and measured."""
+    said = tuple(token for token in tokens if token < tokenizer.eot)
+    text = tokenizer.decode(said).strip()
+    code, probability = language
+    return DecodingResult(
+        text=text,
+        tokens=said,
+        language=code,
+        language_probability=probability,
+        avg_logprob=avg_logprob,
+        no_speech_prob=no_speech_prob,
+        compression_ratio=compression_ratio(text),
+        positions=positions,
+    )
+
+
 def compression_ratio(text: str) -> float:
     """Return how much zlib shrinks `text`: above 2.4 Whisper calls it a loop."""
     encoded = text.encode()

@@ -19,8 +19,8 @@ from speech.engine import (
     DecodingResult,
     EngineError,
     Window,
-    compression_ratio,
     decode_by_bucket,
+    make_result,
     max_new_tokens,
 )
 from speech.features import log_mel_spectrogram, pad_or_trim
@@ -85,19 +85,15 @@ class CTranslate2Engine:
             return_no_speech_prob=True,
         )
         results = []
-        for (language, probability), result in zip(languages, generated, strict=True):
-            tokens = tuple(token for token in result.sequences_ids[0] if token < self.tokenizer.eot)
+        for language, result in zip(languages, generated, strict=True):
             n_scored = max(len(result.sequences_ids[0]), 1)  # scores[0] is the mean over the generated tokens
-            text = self.tokenizer.decode(tokens).strip()
             results.append(
-                DecodingResult(
-                    text=text,
-                    tokens=tokens,
-                    language=language,
-                    language_probability=probability,
+                make_result(
+                    self.tokenizer,
+                    result.sequences_ids[0],
+                    language,
                     avg_logprob=result.scores[0] * n_scored / (n_scored + 1),
                     no_speech_prob=result.no_speech_prob,
-                    compression_ratio=compression_ratio(text),
                     positions=positions,
                 )
             )

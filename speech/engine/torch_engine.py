@@ -21,8 +21,8 @@ from speech.engine import (
     DecodingResult,
     EngineError,
     Window,
-    compression_ratio,
     decode_by_bucket,
+    make_result,
     max_new_tokens,
 )
 from speech.features import log_mel_spectrogram, pad_or_trim
@@ -82,23 +82,17 @@ class TorchEngine:
         languages = self._languages(encoded, windows)
         prompts = [self.tokenizer.prompt(code, w.task) for (code, _), w in zip(languages, windows, strict=True)]
         decoded = greedy(self._model, encoded, prompts, max_new_tokens(positions), self.tokenizer)
-        results = []
-        for (language, probability), hypothesis in zip(languages, decoded, strict=True):
-            tokens = tuple(token for token in hypothesis.tokens if token < self.tokenizer.eot)
-            text = self.tokenizer.decode(tokens).strip()
-            results.append(
-                DecodingResult(
-                    text=text,
-                    tokens=tokens,
-                    language=language,
-                    language_probability=probability,
-                    avg_logprob=hypothesis.avg_logprob,
-                    no_speech_prob=hypothesis.no_speech_prob,
-                    compression_ratio=compression_ratio(text),
-                    positions=positions,
-                )
+        return [
+            make_result(
+                self.tokenizer,
+                hypothesis.tokens,
+                language,
+                avg_logprob=hypothesis.avg_logprob,
+                no_speech_prob=hypothesis.no_speech_prob,
+                positions=positions,
             )
-        return results
+            for language, hypothesis in zip(languages, decoded, strict=True)
+        ]
 
     def _languages(self, encoded: Tensor, windows: list[Window]) -> list[tuple[str, float]]:
         """Return code and probability for each window, from the step after the start token (Whisper §2.3)."""
