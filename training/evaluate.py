@@ -18,7 +18,7 @@ from speech.text import normalize
 from speech.transcribe import transcribe_many
 from training.data.manifest import Utterance, load_audio
 
-CLIPS_AT_ONCE = 16
+CLIPS_AT_ONCE = 32
 POOLED = "all"
 """Stands for all languages together where scores are kept by language."""
 

@@ -75,7 +75,7 @@ def publish_version(
     if evidence["difference"]["low"] > 0:  # shown to be worse than the full window: do not serve it short
         context = ElasticContext()
     with progress("measuring the candidate", len(data.of("test"))) as advance:
-        after = transcribe_utterances(load_engine(staged, context), data.of("test"), folder, advance)
+        after = transcribe_utterances(load_engine(staged, context, workers=0), data.of("test"), folder, advance)
 
     write_hypotheses(staged / TEST_HYPOTHESES, after)
     metrics = {
@@ -128,8 +128,8 @@ def _context_evidence(
 ) -> dict[str, Any]:
     """Return WER at 30 s and at the elastic context on the dev set, and the interval of their difference."""
     with progress("measuring the context", 2 * len(dev)) as advance:
-        full = transcribe_utterances(load_engine(checkpoint, ElasticContext()), dev, root, advance)
-        elastic = transcribe_utterances(load_engine(checkpoint, context), dev, root, advance)
+        full = transcribe_utterances(load_engine(checkpoint, ElasticContext(), workers=0), dev, root, advance)
+        elastic = transcribe_utterances(load_engine(checkpoint, context, workers=0), dev, root, advance)
     difference = difference_interval(
         [h.words for h in full], [h.words for h in elastic], [h.sentence for h in full], seed=seed
     )

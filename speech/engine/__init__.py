@@ -6,7 +6,9 @@ service's scheduler do). Importing this module imports no engine: a CPU service 
 
 import zlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -75,14 +77,18 @@ class Engine(Protocol):
         ...
 
 
-def load_engine(folder: Path, context: ElasticContext, *, device: Device = "auto", threads: int = 0) -> Engine:
+def load_engine(
+    folder: Path, context: ElasticContext, *, device: Device = "auto", threads: int = 0, workers: int = 1
+) -> Engine:
     """Load a version: torch on a GPU if there is one (and torch is installed), CTranslate2 on the CPU otherwise.
 
     Args:
         folder: a version's folder: transformers checkpoint, and its export in `ctranslate2/`.
         context: from the version's manifest.
         device: "auto", "cpu" or "cuda".
-        threads: of the CPU engine; 0 for one a core.
+        threads: of each worker of the CPU engine; 0 shares the cores among the workers.
+        workers: batches that the CPU engine decodes at once. One answers a lone request soonest; one a core, of one
+            thread each, gets most done in an hour. 0 for one a core.
 
     Raises:
         RuntimeError: "cuda" was asked for, and there is no GPU or no torch to drive it.
@@ -93,7 +99,7 @@ def load_engine(folder: Path, context: ElasticContext, *, device: Device = "auto
         return TorchEngine.load(folder, context, device="cuda")
     from speech.engine.ctranslate2_engine import CTranslate2Engine
 
-    return CTranslate2Engine.load(folder / "ctranslate2", context, threads=threads)
+    return CTranslate2Engine.load(folder / "ctranslate2", context, threads=threads, workers=workers)
 
 
 def _gpu_is_usable() -> bool:
@@ -149,6 +155,8 @@ def decode_by_bucket(
     context: ElasticContext,
     max_batch: int,
     decode: Callable[[int, list[Window]], list[DecodingResult]],
+    *,
+    workers: int = 1,
 ) -> list[DecodingResult | EngineError]:
     """Call `decode` on batches that hold one context each; a window that fails fails alone.
 
@@ -157,30 +165,31 @@ def decode_by_bucket(
         context: says each window's positions.
         max_batch: windows a call at most.
         decode: positions and windows to results; may raise, then the batch is halved until the culprit is alone.
+        workers: calls at once; `decode` must bear that if it is more than one.
     """
-    results: list[DecodingResult | EngineError | None] = [None] * len(windows)
     positions = [context.positions(window.audio.size) for window in windows]
     order = sorted(range(len(windows)), key=lambda i: (positions[i], windows[i].audio.size))
+    batches = [
+        same[start : start + max_batch]
+        for _, group in groupby(order, key=lambda i: positions[i])
+        for same in [list(group)]
+        for start in range(0, len(same), max_batch)
+    ]
 
-    def run(indices: list[int]) -> None:
+    def run(indices: list[int]) -> list[tuple[int, DecodingResult | EngineError]]:
         try:
             decoded = decode(positions[indices[0]], [windows[i] for i in indices])
         except Exception as error:  # noqa: BLE001 - whatever the engine's library raises is this window's answer
-            if len(indices) > 1:
-                middle = len(indices) // 2
-                run(indices[:middle])
-                run(indices[middle:])
-            else:
-                results[indices[0]] = EngineError(str(error))
-        else:
-            for i, result in zip(indices, decoded, strict=True):
-                results[i] = result
+            if len(indices) == 1:
+                return [(indices[0], EngineError(str(error)))]
+            middle = len(indices) // 2
+            return run(indices[:middle]) + run(indices[middle:])
+        return list(zip(indices, decoded, strict=True))
 
-    start = 0
-    while start < len(order):
-        end = start
-        while end < len(order) and end - start < max_batch and positions[order[end]] == positions[order[start]]:
-            end += 1
-        run(order[start:end])
-        start = end
-    return [result if result is not None else EngineError("the window was not decoded") for result in results]
+    if workers == 1:
+        answers = [run(batch) for batch in batches]
+    else:
+        with ThreadPoolExecutor(workers) as pool:
+            answers = list(pool.map(run, reversed(batches)))  # the longest first, or one worker ends alone
+    results = dict(answer for batch in answers for answer in batch)
+    return [results[i] for i in range(len(windows))]

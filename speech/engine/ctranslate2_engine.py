@@ -30,7 +30,7 @@ MAX_BATCH = 8  # measured on 2 cores: 16 is slower (the longest text of a batch 
 
 
 class CTranslate2Engine:
-    """A loaded model; safe to call from several threads, one call at a time runs."""
+    """A loaded model; safe to call from several threads."""
 
     def __init__(
         self, model: ctranslate2.models.Whisper, tokenizer: WhisperTokenizer, context: ElasticContext, n_mels: int
@@ -43,7 +43,13 @@ class CTranslate2Engine:
 
     @classmethod
     def load(
-        cls, folder: Path, context: ElasticContext, *, compute_type: str = "int8", threads: int = 0
+        cls,
+        folder: Path,
+        context: ElasticContext,
+        *,
+        compute_type: str = "int8",
+        threads: int = 0,
+        workers: int = 1,
     ) -> "CTranslate2Engine":
         """Load a CTranslate2 folder.
 
@@ -51,10 +57,16 @@ class CTranslate2Engine:
             folder: with model.bin, vocabulary.json, tokenizer.json and preprocessor_config.json.
             context: from the version's manifest.
             compute_type: what the weights are turned into: "int8" or "float32".
-            threads: 0 for one a core.
+            threads: of each worker; 0 shares the cores among the workers.
+            workers: batches that are decoded at once, from one copy of the weights; 0 for one a core.
         """
+        workers = workers or _cores()
         model = ctranslate2.models.Whisper(
-            str(folder), device="cpu", compute_type=compute_type, intra_threads=threads or _cores()
+            str(folder),
+            device="cpu",
+            compute_type=compute_type,
+            inter_threads=workers,
+            intra_threads=threads or max(1, _cores() // workers),
         )
         n_mels = int(read_json(folder / "preprocessor_config.json")["feature_size"])
         return cls(model, WhisperTokenizer.from_folder(folder), context, n_mels)
@@ -64,7 +76,11 @@ class CTranslate2Engine:
     ) -> list[DecodingResult | EngineError]:
         """Return one result or one error a window, in their order."""
         return decode_by_bucket(
-            windows, self.context, MAX_BATCH, lambda positions, batch: self._decode(positions, batch, options)
+            windows,
+            self.context,
+            MAX_BATCH,
+            lambda positions, batch: self._decode(positions, batch, options),
+            workers=self._model.num_workers,
         )
 
     def _decode(self, positions: int, windows: list[Window], options: DecodingOptions) -> list[DecodingResult]:

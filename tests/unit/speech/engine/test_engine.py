@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,27 @@ def test_answers_come_in_the_order_of_the_windows(seconds, max_batch):
         assert {ELASTIC.positions(made[i].audio.size) for i in marks} == {positions}
         assert len(marks) <= max_batch
     assert sorted(i for _, marks in decode.calls for i in marks) == list(range(len(made)))
+
+
+@pytest.mark.parametrize("workers", [2, 3, 16])
+def test_workers_change_neither_order_nor_answers(workers):
+    """Several batches at once give what one after the other gives, failures included."""
+    made = marked(*[0.5 + i % 7 for i in range(40)])
+    alone = decode_by_bucket(made, ELASTIC, 4, Recorder(5, 17))
+    together = decode_by_bucket(made, ELASTIC, 4, Recorder(5, 17), workers=workers)
+    assert [str(answer) for answer in together] == [str(answer) for answer in alone]
+
+
+def test_workers_do_work_at_the_same_time():
+    """Two workers have two batches in hand: each waits for the other, and neither gives up."""
+    both = threading.Barrier(2, timeout=10)
+
+    def decode(positions, batch):
+        both.wait()
+        return [answer(window, positions) for window in batch]
+
+    results = decode_by_bucket(marked(1, 5), ELASTIC, 8, decode, workers=2)
+    assert [result.text for result in results] == ["0", "1"]
 
 
 def test_a_call_holds_one_context():
