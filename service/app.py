@@ -133,5 +133,8 @@ def _reason(settings: Settings, error: RegistryError) -> str:
             "then restart the service."
         )
     if isinstance(error, DamagedVersionError):
-        return f"{error}. It is not loaded. Roll back with `python -m registry rollback {name}`, or publish it again."
+        return (
+            f"{error}. It is not loaded. Publish it again, or go back: "
+            f"`python -m registry rollback {name} --reason damaged`."
+        )
     return f"{settings.model} cannot be served: {error}"

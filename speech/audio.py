@@ -7,7 +7,6 @@ lets no container refer to another file. It does not cut, pad or normalise the l
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import av
 import numpy as np
@@ -15,7 +14,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 from numpy.typing import NDArray
 
-from speech.truncation import declares_duration, missing_bytes
+from speech.truncation import declares_duration, missing_bytes, ogg_fault
 
 SAMPLE_RATE = 16_000
 """Samples a second that Whisper was trained on."""
@@ -27,7 +26,7 @@ TRUNCATION_TOLERANCE_S = 0.5
 TRUNCATION_TOLERANCE_SHARE = 0.02
 """A stream may end this much before the length that its header declares (encoder delay, rounding)."""
 
-ENDS_BYTES = 1024 * 1024  # a RIFF list may stand before the data; an Ogg page has at most 65,307 bytes
+HEAD_BYTES = 1024 * 1024  # a RIFF list may stand before the data
 
 
 class AudioError(Exception):
@@ -61,7 +60,9 @@ def decode_audio(source: bytes | Path, *, max_seconds: float | None = None) -> N
         raise FileNotFoundError(f"no audio file at {source}")
     # FFmpeg gets an open file and no protocol: a playlist must not make it open other files or addresses.
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
-        head, tail, size = _ends(file)
+        head = file.read(HEAD_BYTES)
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
         if size == 0:
             raise AudioError("empty_audio", "The audio is empty (0 bytes).")
         try:
@@ -70,7 +71,11 @@ def decode_audio(source: bytes | Path, *, max_seconds: float | None = None) -> N
         except av.FFmpegError as error:
             message = f"Not audio in a format that FFmpeg knows ({error.strerror})."
             raise AudioError("unsupported_audio", message) from error
-    if missing_bytes(head, tail, size):
+        file.seek(0)
+        fault = ogg_fault(file) if head[:4] == b"OggS" else None
+    if fault == "damaged":
+        raise AudioError("damaged_audio", "The audio is damaged: pages of the Ogg file are missing.")
+    if fault or missing_bytes(head, size):
         raise AudioError(
             "truncated_audio",
             f"The audio is cut off after {samples.size / SAMPLE_RATE:.2f} s: the file ends before its own end mark.",
@@ -78,16 +83,6 @@ def decode_audio(source: bytes | Path, *, max_seconds: float | None = None) -> N
     if not np.isfinite(samples).all():
         raise AudioError("damaged_audio", "The audio holds samples that are not numbers.")
     return np.clip(samples, -1.0, 1.0, out=samples)
-
-
-def _ends(file: BinaryIO) -> tuple[bytes, bytes, int]:
-    """Return the first and the last mebibyte, and the size in bytes; the file is at its start again."""
-    head = file.read(ENDS_BYTES)
-    size = file.seek(0, io.SEEK_END)
-    file.seek(max(0, size - ENDS_BYTES))
-    tail = file.read()
-    file.seek(0)
-    return head, tail, size
 
 
 def _decode_container(container: InputContainer, head: bytes, max_seconds: float | None) -> NDArray[np.float32]:
@@ -120,10 +115,11 @@ def _decode_container(container: InputContainer, head: bytes, max_seconds: float
     seconds = n_samples / SAMPLE_RATE
     tolerance_s = max(TRUNCATION_TOLERANCE_S, TRUNCATION_TOLERANCE_SHARE * declared_s)
     if seconds < declared_s - tolerance_s:
-        raise AudioError(
-            "truncated_audio",
-            f"The audio is cut off: its header declares {declared_s:.2f} s, it holds {seconds:.2f} s.",
-        )
+        if container.format.name == "ogg":  # its end is there, so what lacks is in the middle
+            message = f"The audio is damaged: of {declared_s:.2f} s only {seconds:.2f} s can be decoded."
+            raise AudioError("damaged_audio", message)
+        message = f"The audio is cut off: its header declares {declared_s:.2f} s, it holds {seconds:.2f} s."
+        raise AudioError("truncated_audio", message)
     return np.concatenate(blocks)
 
 

@@ -1,19 +1,20 @@
 """Is an encoded file cut off? Only what its own structure declares is believed.
 
 FFmpeg decodes what is left of a cut file without a word, and computes a WAV's length from the file's size. Here
-the promises that formats make are read: RIFF's chunk sizes, Ogg's end-of-stream page. Containers whose
+the promises that formats make are read: RIFF's chunk sizes, Ogg's numbered pages. Containers whose
 declared duration FFmpeg reports truthfully (FLAC, MP4, Matroska, AIFF …) are compared by `speech.audio` after
 decoding. A format that declares nothing, or whose declaration is
 not read here (raw MP3 without a Xing header, ADTS, CAF, W64), cannot be judged.
 """
 
 import struct
+from typing import BinaryIO, Literal
 
 STREAMING_SIZES = frozenset({0, 0x7FFFFFFF, 0x7FFFF000, 0xFFFFFFFF, 0xFFFFFFFF - 36, 0xFFFFFFFF - 44})
 """RIFF data sizes that programs write to a pipe, when they cannot know the length."""
 
-DURATION_IS_DECLARED = frozenset({"aiff", "flac", "matroska", "mov"})
-"""FFmpeg's demuxers whose stream duration comes from the header, not from the file's size."""
+DURATION_IS_DECLARED = frozenset({"aiff", "flac", "matroska", "mov", "ogg"})
+"""FFmpeg's demuxers whose stream duration comes from the header, not from the file's size (Ogg's: the last page's)."""
 
 
 def declares_duration(format_name: str, head: bytes) -> bool:
@@ -30,22 +31,41 @@ def declares_duration(format_name: str, head: bytes) -> bool:
     return not DURATION_IS_DECLARED.isdisjoint(format_name.split(","))
 
 
-def missing_bytes(head: bytes, tail: bytes, size: int) -> int:
-    """Count the bytes that a RIFF or Ogg file of `size` bytes says it has and has not.
+def missing_bytes(head: bytes, size: int) -> int:
+    """Count the bytes that a RIFF WAV of `size` bytes says it has and has not; 0 for every other format.
 
     Args:
         head: the first bytes of the file, a mebibyte or all of it.
-        tail: the last bytes of the file, a mebibyte or all of it.
         size: bytes in the whole file.
-
-    Returns:
-        0 for a complete file and for every other format; 1 where the number cannot be known.
     """
-    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
-        return _riff_missing(head, size)
-    if head[:4] == b"OggS":
-        return _ogg_missing(tail)
-    return 0
+    return _riff_missing(head, size) if head[:4] == b"RIFF" and head[8:12] == b"WAVE" else 0
+
+
+def ogg_fault(file: BinaryIO) -> Literal["truncated", "damaged"] | None:
+    """Walk an Ogg file's pages: is one missing in the middle, or the last?
+
+    FFmpeg skips what it cannot read until the next page, so that the middle of a recording vanishes without a word.
+
+    Args:
+        file: at its start; left anywhere.
+    """
+    # RFC 3533 §6: a page is 27 bytes, a table of segment lengths, the segments; flag 4 marks a stream's last page.
+    pages: dict[int, int] = {}
+    flags = 0
+    while header := file.read(27):
+        if header[:4] != b"OggS"[: len(header)]:
+            return "damaged"
+        if len(header) < 27:
+            return "truncated"
+        flags, serial, page, n_segments = header[5], *struct.unpack_from("<II", header, 14), header[26]
+        if page != pages.get(serial, page - 1) + 1:
+            return "damaged"
+        pages[serial] = page
+        table = file.read(n_segments)
+        length = sum(table)
+        if len(table) < n_segments or len(file.read(length)) < length:
+            return "truncated"
+    return None if flags & 4 else "truncated"
 
 
 def _riff_missing(head: bytes, size: int) -> int:
@@ -56,19 +76,6 @@ def _riff_missing(head: bytes, size: int) -> int:
             return 0 if length in STREAMING_SIZES else max(0, position + 8 + length - size)
         position += 8 + length + length % 2  # chunks are padded to even lengths
     return 0
-
-
-def _ogg_missing(tail: bytes) -> int:
-    # RFC 3533 §6: a page is 27 bytes, a table of segment lengths, the segments; flag 4 marks the last page.
-    page = tail.rfind(b"OggS")
-    if page < 0 or page + 27 > len(tail):
-        return 1
-    flags, n_segments = tail[page + 5], tail[page + 26]
-    table = tail[page + 27 : page + 27 + n_segments]
-    missing = page + 27 + n_segments + sum(table) - len(tail)
-    if missing > 0:
-        return missing
-    return 0 if flags & 4 else 1
 
 
 def _id3_size(head: bytes) -> int:

@@ -2,6 +2,8 @@
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +12,7 @@ from rich.console import Console
 
 from registry import Registry, RegistryError
 from speech.audio import AudioError
+from speech.engine import EngineError
 from training.config import ConfigError, TrainingConfig, make_config, read_config
 from training.data.manifest import ManifestError
 from training.data.report import TooManyDroppedError
@@ -26,6 +29,8 @@ USER_ERRORS = (
     SourceUnavailableError,
     FolderError,
     StepError,
+    EngineError,
+    FloatingPointError,
 )
 """What the message alone explains; anything else is a bug and shows where it happened."""
 
@@ -56,7 +61,8 @@ def run_command(
     from training.run import run  # torch takes seconds to import: not for --help, nor for a typing error
 
     shell = Shell()
-    outcome = run(settings, Registry(registry), runs, say=shell.say, progress=shell.progress)
+    with _interruptible():
+        outcome = run(settings, Registry(registry), runs, say=shell.say, progress=shell.progress)
     if not outcome.promoted:
         raise typer.Exit(3)
 
@@ -70,7 +76,17 @@ def demo_command(
     """Run the whole loop on real speech: base, data, fine-tuning, gate, service, transcripts."""
     from training.demo import demo
 
-    demo(registry, runs, port, Shell())
+    with _interruptible():
+        demo(registry, runs, port, Shell())
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted: the same command goes on from the last checkpoint")
+        raise typer.Exit(130) from None
 
 
 def _settings(
@@ -107,9 +123,6 @@ def main() -> None:
     except USER_ERRORS as error:
         Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted: the same command goes on from the last checkpoint")
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ class Example(TypedDict):
     index: int
     audio: NDArray[np.float32]  # (n_samples,)
     tokens: list[int]  # start, language, task, no timestamps, text, end
+    margin: int | None  # positions; None: the collator draws one
 
 
 class Batch(TypedDict):
@@ -42,9 +43,15 @@ class Batch(TypedDict):
 
 
 class Utterances(Dataset[Example]):
-    """Utterances as a torch data set; audio is decoded when asked for."""
+    """Utterances as a torch data set; audio is decoded when asked for.
 
-    def __init__(self, utterances: Sequence[Utterance], root: Path, tokenizer: WhisperTokenizer) -> None:
+    With a `margin`, as for evaluation, their batches have just that; without, the collator draws one.
+    """
+
+    def __init__(
+        self, utterances: Sequence[Utterance], root: Path, tokenizer: WhisperTokenizer, *, margin: int | None = None
+    ) -> None:
+        self._margin = margin
         self._utterances = utterances
         self._root = root
         self._tokenizer = tokenizer
@@ -58,6 +65,7 @@ class Utterances(Dataset[Example]):
             index=index,
             audio=load_audio(utterance, self._root),
             tokens=self._tokenizer.labels(utterance.text, utterance.language),
+            margin=self._margin,
         )
 
     def positions(self) -> list[int]:
@@ -94,8 +102,11 @@ class ElasticCollator:
         )
 
     def _positions(self, examples: Sequence[Example]) -> int:
+        longest = max(positions_of(example["audio"].size) for example in examples)
+        fixed = examples[0]["margin"]
+        if fixed is not None:
+            return min(MAX_POSITIONS, longest + fixed)
         generator = np.random.default_rng([self.seed, *(example["index"] for example in examples)])
         if generator.random() < self.full_context_share:
             return MAX_POSITIONS
-        longest = max(positions_of(example["audio"].size) for example in examples)
         return min(MAX_POSITIONS, longest + int(generator.choice(self.margins)))

@@ -63,8 +63,8 @@ class TrainingConfig(_Section):
 
     learning_rate: Positive = 1e-5
     """Peak, reached after the warm-up, then falling linearly to zero."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 50
-    """Optimiser steps."""
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    """Optimiser steps; a tenth of `max_steps` and at most 50 if not said, and in no case over a tenth of the time."""
     max_steps: Annotated[int, Field(ge=1)] = 1000
     """Optimiser steps at most."""
     time_budget_s: Positive | None = None
@@ -100,9 +100,14 @@ class TrainingConfig(_Section):
                 f"serving_margin_s ({self.serving_margin_s}) is longer than any margin in train_margins_s: "
                 "the model would be served in a way that it never saw"
             )
-        if self.warmup_steps >= self.max_steps:
-            raise ValueError(f"warmup_steps ({self.warmup_steps}) must be below max_steps ({self.max_steps})")
+        if self.warmup >= self.max_steps:
+            raise ValueError(f"warmup_steps ({self.warmup}) must be below max_steps ({self.max_steps})")
         return self
+
+    @property
+    def warmup(self) -> int:
+        """`warmup_steps`, or what it is if not said."""
+        return min(50, self.max_steps // 10) if self.warmup_steps is None else self.warmup_steps
 
     @property
     def serving_margin(self) -> int:

@@ -13,7 +13,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +130,8 @@ def serving(
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
         try:
             wait_until_ready(process, address, log)
-            yield process, address
-        except KeyboardInterrupt:
-            pass
+            with suppress(KeyboardInterrupt):
+                yield process, address
         finally:
             process.terminate()
             process.wait(timeout=60)

@@ -118,5 +118,6 @@ def write_hypotheses(path: Path, hypotheses: Iterable[Hypothesis]) -> None:
 
 def read_hypotheses(path: Path) -> list[Hypothesis]:
     """Read what `write_hypotheses` wrote."""
-    lines = gzip.decompress(path.read_bytes()).decode().splitlines()
-    return [Hypothesis.model_validate(json.loads(line)) for line in lines]
+    # Not splitlines: a text may hold U+2028, which that takes for the end of a line and JSON does not.
+    lines = gzip.decompress(path.read_bytes()).decode().split("\n")
+    return [Hypothesis.model_validate(json.loads(line)) for line in lines if line]

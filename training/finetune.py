@@ -85,11 +85,11 @@ def fine_tune(
     # Train
     trainer = ElasticTrainer(
         tokenizer=tokenizer,
-        budget=Budget(config.max_steps, config.warmup_steps, config.time_budget_s),
+        budget=Budget(config.max_steps, config.warmup, config.time_budget_s),
         model=model,
         args=_arguments(config, run, bf16=bf16),
         train_dataset=Utterances(train, audio_root, tokenizer),
-        eval_dataset=Utterances(by_length, audio_root, tokenizer),
+        eval_dataset=Utterances(by_length, audio_root, tokenizer, margin=config.serving_margin),
         data_collator=collator,
         callbacks=[TensorBoardCallback(SummaryWriter(str(run / "logs")))],
         compute_metrics=make_compute_metrics(tokenizer, evaluate.load(str(METRIC))),

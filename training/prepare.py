@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from speech.tokens import WhisperTokenizer
+from speech.tokens import UnknownLanguageError, WhisperTokenizer
 from training.config import AsteriskSource, ConfigError, Source, TrainingConfig
 from training.data.manifest import Utterance, fingerprint
 from training.data.report import DataReport, Dropped
@@ -48,7 +48,9 @@ def prepare(config: TrainingConfig, tokenizer: WhisperTokenizer, cache: Path) ->
         for read_utterances, read_dropped in _read(source, tokenizer, cache):
             utterances += read_utterances
             dropped += read_dropped
-    DataReport.of(utterances, dropped).check()
+    report = DataReport.of(utterances, dropped)
+    report.write(cache / "last-report.json")  # also of what is refused here
+    report.check()
     for language in sorted({utterance.language for utterance in utterances}):
         if language not in tokenizer.languages:
             raise ConfigError(f"the base model knows no language {language!r}, which the data names")
@@ -76,6 +78,8 @@ def _read(source: Source, tokenizer: WhisperTokenizer, cache: Path) -> Iterator[
         for language in source.languages:
             yield read_asterisk(root, language, cache / "asterisk-audio", count_tokens=count_tokens)
     else:
-        yield read_folder(
-            source.path, language=source.language, text_column=source.text_column, count_tokens=count_tokens
-        )
+        try:
+            code = None if source.language is None else tokenizer.language_code(source.language)
+        except UnknownLanguageError as error:
+            raise ConfigError(str(error)) from error
+        yield read_folder(source.path, language=code, text_column=source.text_column, count_tokens=count_tokens)

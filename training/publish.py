@@ -8,7 +8,7 @@ import importlib.metadata
 import json
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,11 @@ from training.prepare import Data
 
 PACKAGES = ("torch", "transformers", "ctranslate2", "tokenizers", "numpy", "jiwer")
 
+MIN_EVIDENCE_CLIPS = 16
+MAX_ELASTIC_LOSS = 0.1
+"""A version is served at its elastic context if the upper 95 % bound of what that costs in WER, on the dev set, stays
+below this. Coarse, for dev sets are small; the gate judges the result on the test set."""
+
 TEST_HYPOTHESES = "hyps/test.jsonl.gz"
 """What the version made of the test split, decoded as it is served; inside its folder."""
 
@@ -50,6 +55,7 @@ def publish_version(
     tuned: FineTuned,
     folder: Path,
     before: Sequence[Hypothesis],
+    say: Callable[[str], None],
     progress: Progress,
 ) -> Version:
     """Export, evaluate, describe and publish a fine-tuned checkpoint.
@@ -63,6 +69,7 @@ def publish_version(
         tuned: what fine-tuning left.
         folder: of the run; also what relative audio paths start from.
         before: hypotheses of `against` for the test split, for the card.
+        say: called with one line on what was decided.
         progress: shows how far a stage is.
     """
     staged = folder / "version"
@@ -72,8 +79,14 @@ def publish_version(
 
     context = ElasticContext(elastic=True, margin=config.serving_margin)
     evidence = _context_evidence(staged, context, data.of("dev"), folder, config.seed, progress)
-    if evidence["difference"]["low"] > 0:  # shown to be worse than the full window: do not serve it short
+    elastic = evidence["clips"] >= MIN_EVIDENCE_CLIPS and evidence["difference"]["high"] <= MAX_ELASTIC_LOSS
+    if not elastic:
         context = ElasticContext()
+    say(
+        f"context: {'elastic' if elastic else '30 s'}. On {evidence['clips']} dev clips, WER is "
+        f"{evidence['wer_full']:.3f} at 30 s and {evidence['wer_elastic']:.3f} elastic; at least {MIN_EVIDENCE_CLIPS} "
+        f"clips must show that elastic costs no more than {MAX_ELASTIC_LOSS:g}"
+    )
     with progress("measuring the candidate", len(data.of("test"))) as advance:
         after = transcribe_utterances(load_engine(staged, context, workers=0), data.of("test"), folder, advance)
 

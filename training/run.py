@@ -67,12 +67,16 @@ def run(
     registry.verify(base)
     tokenizer = WhisperTokenizer.from_folder(base.path)
     data = prepare(config, tokenizer, runs / "data")
-    say(_describe(data))
+    for line in _describe(data):
+        say(line)
     folder = runs / "training" / f"{config.name}-{_key(config, base, data)}"
     write_manifest(folder / "manifest.jsonl", data.utterances)
     data.report.write(folder / "data-report.json")
+    if data.report.dropped:
+        say(f"each clip that was left out, and why: {folder / 'data-report.json'}")
 
     against = _against(config, registry, base, folder)
+    registry.verify(against)
     test = data.of("test")
     before = measure(against, test, folder, runs / "evaluations", progress)
     say(_scores(f"{against.ref} before", before, config.seed))
@@ -84,15 +88,22 @@ def run(
     if published.is_file():
         version = registry.resolve(json.loads(published.read_text(encoding="utf-8"))["ref"])
     else:
-        version = publish_version(config, registry, base, against, data, tuned, folder, before, progress)
+        version = publish_version(config, registry, base, against, data, tuned, folder, before, say, progress)
         published.write_text(json.dumps({"ref": version.ref}), encoding="utf-8")
     after = read_hypotheses(version.path / TEST_HYPOTHESES)
     say(_scores(f"{version.ref} after", after, config.seed))
 
+    # Production may have moved since this run began, or since it was first done: it is today's that must be beaten.
+    production = _production(config.name, registry)
+    if production is not None and production.id not in {version.id, against.id}:
+        against, before = production, measure(production, test, folder, runs / "evaluations", progress)
     verdict, promoted = decide(config, registry, version, against, before, after, fingerprint(test))
     for reason in verdict.reasons:
         say(reason)
-    say(f"{version.ref} is {'promoted to production' if promoted else 'refused: production stays as it was'}")
+    if production is not None and production.id == version.id:
+        say(f"{version.ref} is already in production")
+    else:
+        say(f"{version.ref} is {'promoted to production' if promoted else 'refused: production stays as it was'}")
     return Outcome(version, verdict, promoted, test, before, after, folder)
 
 
@@ -146,21 +157,21 @@ def decide(
         test_fingerprint=test_fingerprint,
         seed=config.seed,
     )
-    production = registry.alias(config.name, "production")
-    if production is not None and production.version == version.id:
+    production = _production(config.name, registry)
+    if production is not None and production.id == version.id:
         return verdict, True  # an earlier run of the same was promoted
     path = registry.record_verdict(config.name, version.id, against.id, verdict.model_dump(mode="json"))
-    _move(registry, version, "candidate", "published by a training run", None)
+    candidate = registry.alias(config.name, "candidate")
+    if candidate is None or candidate.version != version.id:
+        expected = None if candidate is None else candidate.version
+        reason = "published by a training run"
+        registry.move_alias(config.name, "candidate", version.id, expected=expected, reason=reason)
     if verdict.passed:
-        _move(registry, version, "production", "passed the gate", path.name)
+        # Compare and swap with what was judged: if production moved meanwhile, nobody has compared the two.
+        judged = against.id if production is not None else None
+        reason = "passed the gate"
+        registry.move_alias(config.name, "production", version.id, expected=judged, reason=reason, verdict=path.name)
     return verdict, verdict.passed
-
-
-def _move(registry: Registry, version: Version, alias: str, reason: str, verdict: str | None) -> None:
-    current = registry.alias(version.name, alias)
-    if current is None or current.version != version.id:
-        expected = None if current is None else current.version
-        registry.move_alias(version.name, alias, version.id, expected=expected, reason=reason, verdict=verdict)
 
 
 def _against(config: TrainingConfig, registry: Registry, base: Version, folder: Path) -> Version:
@@ -171,10 +182,14 @@ def _against(config: TrainingConfig, registry: Registry, base: Version, folder: 
     path = folder / "against.json"
     if path.is_file():
         return registry.resolve(json.loads(path.read_text(encoding="utf-8"))["ref"])
-    production = registry.alias(config.name, "production") if config.name in registry.models() else None
-    against = base if production is None else registry.version(config.name, production.version)
+    against = _production(config.name, registry) or base
     path.write_text(json.dumps({"ref": against.ref}), encoding="utf-8")
     return against
+
+
+def _production(name: str, registry: Registry) -> Version | None:
+    alias = registry.alias(name, "production") if name in registry.models() else None
+    return None if alias is None else registry.version(name, alias.version)
 
 
 def _key(config: TrainingConfig, base: Version, data: Data) -> str:
@@ -182,7 +197,7 @@ def _key(config: TrainingConfig, base: Version, data: Data) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
-def _describe(data: Data) -> str:
+def _describe(data: Data) -> list[str]:
     kept = ", ".join(
         f"{language} {sum(u.audio.duration for u in data.utterances if u.language == language) / 60:.1f} min in "
         + "/".join(
@@ -191,11 +206,11 @@ def _describe(data: Data) -> str:
         )
         for language in sorted({u.language for u in data.utterances})
     )
-    left_out = sum(data.report.left_out.values())
-    return (
-        f"speech: {kept} clips (train/dev/test); {left_out} left out by their source's rules, "
-        f"{data.report.n_faulty} faulty"
-    )
+    lines = [f"speech: {kept} clips (train/dev/test)"]
+    for what, counts in (("left out by their source's rules", data.report.left_out), ("faulty", data.report.faulty)):
+        if counts:
+            lines.append(f"{sum(counts.values())} {what}: " + ", ".join(f"{n} {code}" for code, n in counts.items()))
+    return lines
 
 
 def _scores(what: str, hypotheses: Sequence[Hypothesis], seed: int) -> str:

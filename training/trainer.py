@@ -23,13 +23,14 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
 
 from speech.encoder import encode
-from speech.engine import MAX_NEW_TOKENS
+from speech.engine import MAX_NEW_TOKENS, max_new_tokens
 from speech.engine.torch_engine import greedy
 from speech.tokens import MAX_LABEL_TOKENS, WhisperTokenizer
 from training.batches import IGNORED, Batch, Utterances
 
 PROMPT_TOKENS = 4  # start, language, task, no timestamps
 PRINT_EVERY_S = 30.0
+WARMUP_SHARE = 0.1  # of the time
 
 
 class Budget:
@@ -48,7 +49,10 @@ class Budget:
 
     def __call__(self, step: int) -> float:
         """Return the factor of the peak learning rate: a linear warm-up, then a linear fall to zero."""
-        return min(1.0, (step + 1) / max(1, self.warmup_steps)) * (1.0 - self.progress(step))
+        rise = (step + 1) / max(1, self.warmup_steps)
+        if self.seconds is not None:  # a slow machine, or a short budget, must not end within the warm-up
+            rise = max(rise, self.spent_s / (WARMUP_SHARE * self.seconds))
+        return min(1.0, rise) * (1.0 - self.progress(step))
 
 
 class BudgetCallback(TrainerCallback):  # type: ignore[misc]
@@ -110,7 +114,8 @@ class BudgetCallback(TrainerCallback):  # type: ignore[misc]
         gained = progress - self._started_progress
         here_s = self._budget.spent_s - self._started_s
         left_s = here_s / gained * (1.0 - progress) if gained > 0 else 0.0
-        text = f"step {state.global_step}  loss {self._loss:.3f}  {left_s / 60:.1f} min left"
+        loss = "–" if math.isnan(self._loss) else f"{self._loss:.3f}"  # none before the first log
+        text = f"step {state.global_step}  loss {loss}  {left_s / 60:.1f} min left"
         if self._bar.console.is_terminal:
             self._bar.update(self._task, completed=progress, description=text)
         elif here_s - self._printed_s >= PRINT_EVERY_S:
@@ -231,7 +236,7 @@ class ElasticTrainer(Seq2SeqTrainer):  # type: ignore[misc]
             whisper = self.accelerator.unwrap_model(model)
             encoded = encode(whisper.model.encoder, features)
             prompts = decoder_input_ids[:, :PROMPT_TOKENS].tolist()
-            hypotheses = greedy(whisper, encoded, prompts, MAX_NEW_TOKENS, self._tokenizer)
+            hypotheses = greedy(whisper, encoded, prompts, max_new_tokens(encoded.shape[1]), self._tokenizer)
         labels = prepared["labels"]
         predictions = torch.full((len(hypotheses), MAX_NEW_TOKENS), IGNORED, device=labels.device)
         for row, hypothesis in enumerate(hypotheses):

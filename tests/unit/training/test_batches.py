@@ -8,10 +8,10 @@ from speech.features import log_mel_spectrogram, pad_or_trim
 from training.batches import IGNORED, ElasticCollator, Example
 
 
-def example(tokenizer, index, seconds, text="ciao a tutti"):
+def example(tokenizer, index, seconds, text="ciao a tutti", margin=None):
     """Return an utterance of noise."""
     audio = np.random.default_rng(index).normal(0, 0.1, round(seconds * 16_000)).astype(np.float32)
-    return Example(index=index, audio=audio, tokens=tokenizer.labels(text, "it"))
+    return Example(index=index, audio=audio, tokens=tokenizer.labels(text, "it"), margin=margin)
 
 
 @pytest.fixture
@@ -60,6 +60,13 @@ def test_a_share_is_padded_to_thirty_seconds(tokenizer, collator):
     make = collator(full_context_share=0.3)
     full = [make([example(tokenizer, i, 0.2)])["input_features"].shape[-1] == 2 * MAX_POSITIONS for i in range(60)]
     assert 6 <= sum(full) <= 30
+
+
+def test_evaluation_has_its_own_margin(tokenizer, collator):
+    """A fixed margin is neither drawn nor padded to 30 s, whatever the share."""
+    make = collator(margins=(0,), full_context_share=1.0)
+    batch = make([example(tokenizer, 0, 1.0, margin=17), example(tokenizer, 1, 0.5, margin=17)])
+    assert batch["input_features"].shape[-1] == 2 * (50 + 17)
 
 
 def test_no_context_is_longer_than_thirty_seconds(tokenizer, collator):

@@ -73,6 +73,12 @@ def test_what_is_not_toml_is_named(tmp_path):
         read_config(tmp_path / "missing.toml")
 
 
+@pytest.mark.parametrize(("max_steps", "warmup"), [(1, 0), (10, 1), (200, 20), (5000, 50)])
+def test_the_warm_up_fits_the_run(max_steps, warmup):
+    """Whoever says nothing of the warm-up gets a tenth of the steps, and 50 at most."""
+    assert make_config("x", {"sources": [SOURCE], "max_steps": max_steps}).warmup == warmup
+
+
 def test_margins_are_positions():
     """Seconds in the file are encoder positions of 20 ms in the code."""
     config = make_config("x", {"sources": [SOURCE], "train_margins_s": [0.2, 1.0, 30], "serving_margin_s": 1.3})

@@ -27,6 +27,14 @@ def test_hypotheses_survive_the_disk(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b"])
+def test_a_line_separator_in_a_text_is_text(tmp_path, separator):
+    """What Unicode calls the end of a line, and JSON does not, survives the disk."""
+    strange = ONE.model_copy(update={"reference": f"uno{separator}due", "hypothesis": f"tre{separator}"})
+    write_hypotheses(tmp_path / "test.jsonl.gz", [strange, TWO])
+    assert read_hypotheses(tmp_path / "test.jsonl.gz") == [strange, TWO]
+
+
 def test_one_language_is_not_pooled_with_itself():
     """All languages together are scored only where there are several."""
     assert list(by_language([ONE])) == ["it"]

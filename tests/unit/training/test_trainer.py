@@ -39,6 +39,13 @@ def test_time_ends_a_run_as_steps_do():
     assert budget(11) == 0.0
 
 
+def test_a_short_budget_does_not_end_in_the_warm_up():
+    """After a tenth of the time the learning rate is at its height, however few steps were made."""
+    budget = Budget(max_steps=1000, warmup_steps=50, seconds=60)
+    budget.spent_s = 6.0
+    assert budget(2) == pytest.approx(0.9)
+
+
 def test_the_loss_is_a_mean_over_tokens():
     """Eight clips in one pass, or one by one, divided by the tokens of all eight, give one and the same gradient."""
     generator = torch.Generator().manual_seed(0)
