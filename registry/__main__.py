@@ -72,7 +72,7 @@ def list_versions(registry: RegistryOption = DEFAULT_ROOT) -> None:
                 table.add_row(name, version_id, "damaged", "", "", "", here)
                 continue
             created = f"{manifest.created_at:%Y-%m-%d %H:%M:%S}"
-            size, context = report.megabytes(manifest.size), report.compact(manifest.context)
+            size, context = report.megabytes(manifest.size), report.flat(manifest.context)
             table.add_row(name, version_id, created, size, manifest.base or "", context, here)
     report.show(table)
 
@@ -142,15 +142,15 @@ def rollback(name: NameArgument, reason: ReasonOption, registry: RegistryOption 
 
 @app.command()
 def verdicts(name: NameArgument, registry: RegistryOption = DEFAULT_ROOT) -> None:
-    """List the verdicts of a model."""
+    """Show what the gate decided on a model's versions, and why."""
     store = Registry(registry)
     paths = store.verdicts(name)
     if not paths:
         print(f"{name} has no verdicts yet")
         return
-    table = report.table("verdict", "content")
+    table = report.table("verdict", "passed", "why")
     for path in paths:
-        table.add_row(path.name, report.compact(store.verdict(name, path.name)))
+        table.add_row(path.name, *report.outcome(store.verdict(name, path.name)))
     report.show(table)
 
 

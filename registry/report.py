@@ -43,6 +43,19 @@ def compact(value: Mapping[str, JsonValue], limit: int = 200) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
+def flat(value: Mapping[str, JsonValue]) -> str:
+    """Write the plain values of a JSON object as `key value`; what is nested is for `show`."""
+    return ", ".join(f"{key} {json.dumps(item)}" for key, item in value.items() if not isinstance(item, dict | list))
+
+
+def outcome(verdict: Mapping[str, JsonValue]) -> tuple[str, str]:
+    """Return whether a verdict passed and its reasons, or its JSON where it does not say so."""
+    passed, reasons = verdict.get("passed"), verdict.get("reasons")
+    if not isinstance(passed, bool) or not isinstance(reasons, list):
+        return "?", compact(verdict)
+    return "yes" if passed else "no", "\n".join(str(reason) for reason in reasons)
+
+
 @contextmanager
 def bar(what: str, total: int) -> Iterator[Callback]:
     """Show a bar of bytes on a terminal's stderr while the block runs; yields what to call."""

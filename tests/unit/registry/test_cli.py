@@ -109,6 +109,15 @@ def test_rollback_moves_back(run, registry, two):
     assert (status, output) == (0, f"tiny@production is now {two[0].id}\n")
 
 
+def test_a_verdict_shows_its_decision_and_every_reason(run, registry, two):
+    """What the gate decided and why can be read off the table."""
+    reasons = ["it: WER 0.2 → 0.1: better", "ru: WER 0.2 → 0.3: worse"]
+    registry.record_verdict("tiny", two[1].id, two[0].id, {"passed": False, "reasons": reasons})
+    _, output, _ = run("verdicts", "tiny")
+    assert " no " in output
+    assert all(reason in output for reason in reasons)
+
+
 def test_verdicts_and_log_are_shown(run, registry, two):
     """Both are readable tables, and say so when there is nothing."""
     assert run("verdicts", "tiny") == (0, "tiny has no verdicts yet\n", "")
