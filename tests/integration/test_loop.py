@@ -120,6 +120,7 @@ def test_transformers_runs_the_version(outcome):
 def test_the_run_is_not_done_twice(outcome, config, noisy_registry):
     """The same command again trains, measures and publishes nothing, and comes to the same."""
     first, runs = outcome
+    before = noisy_registry.versions("loop"), noisy_registry.verdicts("loop"), noisy_registry.log("loop")
     started = []
 
     def progress(what, total):
@@ -131,35 +132,38 @@ def test_the_run_is_not_done_twice(outcome, config, noisy_registry):
     assert second.version == first.version
     assert second.promoted
     assert second.after == first.after
-    assert len(noisy_registry.versions("loop")) == 1
-    assert len(noisy_registry.verdicts("loop")) == 1
+    assert (noisy_registry.versions("loop"), noisy_registry.verdicts("loop"), noisy_registry.log("loop")) == before
 
 
-def test_a_worse_candidate_is_refused(outcome, config, noisy_registry):
+@pytest.fixture(scope="module")
+def worse(outcome, noisy_registry, tmp_path_factory):
+    """Return a version of `loop` that is worse than the one in production: the noisy base itself."""
+    source = tmp_path_factory.mktemp("worse") / "version"
+    noisy = noisy_registry.resolve("noisy@candidate")
+    shutil.copytree(noisy.path, source, ignore=shutil.ignore_patterns("manifest.json"))
+    return noisy_registry.publish(outcome[0].version.name, source, context={"elastic": False, "margin": 0})
+
+
+def test_a_worse_candidate_is_refused(outcome, config, noisy_registry, worse):
     """The noisy base, offered against the version in production, is refused with a reason, and production stays."""
     first, runs = outcome
-    noisy = noisy_registry.resolve("noisy@candidate")
-    source = runs / "worse"
-    shutil.copytree(noisy.path, source, ignore=shutil.ignore_patterns("manifest.json"))
-    worse = noisy_registry.publish("loop", source, context={"elastic": False, "margin": 0})
+    n_verdicts = len(noisy_registry.verdicts("loop"))
     after = measure(worse, first.test, first.run, runs / "evaluations", Shell().progress)
-    verdict, promoted = decide(
-        config, noisy_registry, worse, first.version, first.after, after, fingerprint(first.test)
-    )
+    rivals = first.version, first.after, after
+    verdict, promoted = decide(config, noisy_registry, worse, *rivals, fingerprint(first.test))
     assert not promoted
     assert "worse" in verdict.reasons[0]
     assert noisy_registry.alias("loop", "production").version == first.version.id
-    assert len(noisy_registry.verdicts("loop")) == 2
+    assert len(noisy_registry.verdicts("loop")) == n_verdicts + 1
 
 
-def test_a_repeated_run_must_beat_todays_production(outcome, config, noisy_registry):
+def test_a_repeated_run_must_beat_todays_production(outcome, config, noisy_registry, worse):
     """If production has moved on, an old run that is repeated is judged against that, not against its old rival."""
     first, runs = outcome
-    (other,) = [version for version in noisy_registry.versions("loop") if version.id != first.version.id]
     move = {"reason": "by hand", "expected": first.version.id}
-    noisy_registry.move_alias("loop", "production", other.id, **move)
+    noisy_registry.move_alias("loop", "production", worse.id, **move)
     again = run(config, noisy_registry, runs, say=lambda _: None, progress=Shell().progress)
-    assert again.verdict.base == other.ref
+    assert again.verdict.base == worse.ref
     assert again.promoted
     assert noisy_registry.alias("loop", "production").version == first.version.id
 
