@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -107,6 +108,10 @@ class BudgetCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Close the bar."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the bar, also after an error; more than once does no harm."""
         self._bar.stop()
 
     def _show(self, state: TrainerState) -> None:
@@ -147,13 +152,15 @@ class InterruptCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Give the signals back."""
-        self._restore()
+        self.restore()
 
     def _note(self, number: int, frame: Any) -> None:
         self.interrupted = True
-        self._restore()
+        self.restore()
+        Console(stderr=True).print("interrupted: a checkpoint is saved after this step; once more to stop at once")
 
-    def _restore(self) -> None:
+    def restore(self) -> None:
+        """Give the signals back, also after an error; more than once does no harm."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
@@ -187,8 +194,9 @@ class ElasticTrainer(Seq2SeqTrainer):  # type: ignore[misc]
     def __init__(self, *, tokenizer: WhisperTokenizer, budget: Budget, **kwargs: Any) -> None:
         super().__init__(compute_loss_func=token_mean_loss, **kwargs)
         self.remove_callback(PrinterCallback)
-        self.add_callback(BudgetCallback(budget))
+        self._progress = BudgetCallback(budget)
         self._interrupt = InterruptCallback()
+        self.add_callback(self._progress)
         self.add_callback(self._interrupt)
         # Our loss wants the number of tokens; the model's forward must not be handed it.
         self.model_accepts_loss_kwargs = False
@@ -197,7 +205,11 @@ class ElasticTrainer(Seq2SeqTrainer):  # type: ignore[misc]
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
         """Train; after a signal, save a checkpoint first and then raise KeyboardInterrupt."""
-        result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        try:
+            result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        finally:
+            self._progress.close()
+            self._interrupt.restore()
         if self._interrupt.interrupted:
             raise KeyboardInterrupt
         return result
