@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: help setup demo serve lint format test test-unit test-integration test-full requirements clean
+.PHONY: help setup demo serve lint format test test-unit test-integration test-full bench requirements clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -41,6 +41,9 @@ test-unit: $(READY) ## No weights, no network, a minute.
 
 test-integration: $(READY) ## The real base model, real speech, a real server.
 	$(BIN)/python -m pytest -q --durations=5 tests/integration
+
+bench: $(READY) ## Measure beside the peers (half an hour; the demonstration first, if there is no version yet).
+	$(BIN)/python -m benchmarks run
 
 test-full: test demo ## Everything, the demonstration included.
 

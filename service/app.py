@@ -8,8 +8,9 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import anyio
 import numpy as np
@@ -17,6 +18,7 @@ from fastapi import FastAPI
 
 from registry import DamagedVersionError, NotFoundError, Registry, RegistryError
 from service.errors import add_exception_handlers
+from service.metrics import Metrics
 from service.request_log import RequestLog
 from service.routes import router
 from service.scheduler import Scheduler
@@ -24,11 +26,24 @@ from service.schemas import Context, Version
 from service.settings import Settings
 from service.state import Loaded, NotReady
 from service.transcribe import DECODE_THREADS
+from service.tuning import tune_when_idle
 from speech.audio import SAMPLE_RATE
 from speech.context import ElasticContext
 from speech.engine import Engine, EngineError, Window, load_engine
+from speech.engine.ctranslate2_engine import CTranslate2Engine
+from speech.engine.tuning import Tuning, cache_file, read_cached
 
 logger = logging.getLogger("whisperloop.service")
+
+CLIP_SAMPLES = 3 * SAMPLE_RATE  # what the engine is tuned for
+
+
+@dataclass(frozen=True)
+class Untuned:
+    """A CPU engine of which nobody has measured yet how it is best run on this machine."""
+
+    export: Path  # the version's CTranslate2 folder
+    cached: Path  # where the answer belongs
 
 
 @dataclass(frozen=True)
@@ -37,6 +52,7 @@ class Model:
 
     engine: Engine
     version: Version
+    untuned: Untuned | None = None
 
 
 def create_app(settings: Settings | None = None, *, load: Callable[[Settings], Model] | None = None) -> FastAPI:
@@ -62,6 +78,7 @@ def create_app(settings: Settings | None = None, *, load: Callable[[Settings], M
     # Slashes are not redirected: the address would be made of the caller's Host header.
     app = FastAPI(title="Whisperloop", lifespan=lifespan, redoc_url=None, redirect_slashes=False)
     app.state.settings = settings
+    app.state.metrics = Metrics()
     app.state.model = NotReady(f"{settings.model} is being loaded; try again in a few seconds.")
     app.add_middleware(RequestLog)
     add_exception_handlers(app)
@@ -79,7 +96,10 @@ def load_model(settings: Settings) -> Model:
     version = registry.resolve(settings.model)
     registry.verify(version)
     context = ElasticContext.from_manifest(version.manifest.context)
-    engine = load_engine(version.path, context, device=settings.device, threads=settings.threads)
+    cached = cache_file(settings.cache.expanduser(), version.manifest_sha256(), context.positions(CLIP_SAMPLES))
+    tuning = Tuning(threads=settings.threads, workers=1) if settings.threads else read_cached(cached)
+    engine = load_engine(version.path, context, device=settings.device, tuning=tuning)
+    on_cpu = isinstance(engine, CTranslate2Engine)
     return Model(
         engine,
         Version(
@@ -93,6 +113,7 @@ def load_model(settings: Settings) -> Model:
             context=Context(elastic=context.elastic, margin=context.margin),
             loaded_at=datetime.now(UTC),
         ),
+        Untuned(version.path / "ctranslate2", cached) if on_cpu and tuning is None else None,
     )
 
 
@@ -108,20 +129,47 @@ async def _become_ready(app: FastAPI, settings: Settings, load: Callable[[Settin
         logger.exception("not ready: %s could not be loaded", settings.model)
     else:
         scheduler = Scheduler(
-            model.engine, max_batch_size=settings.max_batch_size, max_queue_s=settings.max_queue_seconds
+            model.engine,
+            max_batch_size=settings.max_batch_size,
+            max_queue_s=settings.max_queue_seconds,
+            on_batch=app.state.metrics.batch,
         )
         app.state.model = Loaded(model.version, scheduler, model.engine.tokenizer.language_code)
         logger.info("ready: %s with %s", model.version.ref, model.version.engine)
+        if model.untuned is not None:
+            await _tune(app, model, model.untuned)
+
+
+async def _tune(app: FastAPI, model: Model, untuned: Untuned) -> None:
+    """Measure when idle, and go on with an engine that is run as measured best."""
+    scheduler: Scheduler = app.state.model.scheduler
+    positions = model.engine.context.positions(CLIP_SAMPLES)
+    tuning = await tune_when_idle(scheduler, untuned.export, positions, untuned.cached)
+    if tuning is None or tuning == Tuning():
+        return
+    try:
+        engine = await asyncio.to_thread(CTranslate2Engine.load, untuned.export, model.engine.context, tuning)
+        await asyncio.to_thread(_warm_up, engine)
+    except Exception:
+        logger.exception("the engine could not be loaded as tuned; the service goes on as it is")
+        return
+    scheduler.engine = engine
+    version = model.version.model_copy(update={"engine": engine.description})
+    app.state.model = replace(app.state.model, version=version)
 
 
 def _load_warm(settings: Settings, load: Callable[[Settings], Model]) -> Model:
     """Load, and decode a second of noise: the first request pays for nothing, and a broken model never is ready."""
     model = load(settings)
+    _warm_up(model.engine)
+    return model
+
+
+def _warm_up(engine: Engine) -> None:
     noise = np.random.default_rng(0).normal(scale=0.1, size=SAMPLE_RATE).astype(np.float32)
-    for result in model.engine.transcribe([Window(noise)]):
+    for result in engine.transcribe([Window(noise)]):
         if isinstance(result, EngineError):
             raise result
-    return model
 
 
 def _reason(settings: Settings, error: RegistryError) -> str:

@@ -55,7 +55,10 @@ class RequestLog:
         finally:
             path = scope["path"]
             facts |= {"method": scope["method"], "path": path[:200], "status": status or 499}
-            facts["ms"] = round((time.perf_counter() - started) * 1000)
+            seconds = time.perf_counter() - started
+            facts["ms"] = round(seconds * 1000)
+            route = getattr(scope.get("route"), "path", "unknown")  # callers choose paths, not labels
+            scope["app"].state.metrics.request(route, status or 499, seconds)
             # Probes come every few seconds, and would bury the rest.
             level = logging.DEBUG if path.startswith("/health/") and status < 400 else logging.INFO
             logger.log(level, "%s", json.dumps(facts))

@@ -3,14 +3,17 @@
 import asyncio
 import importlib.metadata
 from collections.abc import Coroutine
+from contextlib import AsyncExitStack
 from dataclasses import asdict
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
+from fastapi.responses import PlainTextResponse, Response
 from starlette.requests import ClientDisconnect
 
 from service import schemas
 from service.errors import ApiError
+from service.metrics import CONTENT_TYPE
 from service.state import Loaded
 from service.transcribe import transcribe
 from service.upload import OPENAPI, read_upload
@@ -30,7 +33,9 @@ async def transcribe_file(request: Request) -> schemas.Transcription:
     """Transcribe one file of any length; silence is an empty text, not an error."""
     model = _loaded(request)
     state = request.app.state
-    async with read_upload(request, state.settings.max_upload_bytes) as upload:
+    async with AsyncExitStack() as opened:
+        with state.metrics.stage("upload"):
+            upload = await opened.enter_async_context(read_upload(request, state.settings.max_upload_bytes))
         language = None if upload.language is None else model.language_code(upload.language)
         work = transcribe(
             upload.file,
@@ -39,6 +44,7 @@ async def transcribe_file(request: Request) -> schemas.Transcription:
             scheduler=model.scheduler,
             limiter=state.decode_limiter,
             max_seconds=state.settings.max_audio_seconds,
+            metrics=state.metrics,
         )
         result = await _unless_disconnected(request, work)
     request.state.facts |= {"audio_s": round(result.duration, 2), "segments": len(result.segments)}
@@ -66,6 +72,14 @@ async def version(request: Request) -> schemas.About:
         whisperloop=_package_version(),
         model=model.version if isinstance(model, Loaded) else None,
     )
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+async def metrics(request: Request) -> Response:
+    """Tell operators how it goes, in Prometheus' text format."""
+    model = request.app.state.model
+    scheduler = model.scheduler if isinstance(model, Loaded) else None
+    return Response(request.app.state.metrics.render(scheduler), media_type=CONTENT_TYPE)
 
 
 def _package_version() -> str:

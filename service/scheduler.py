@@ -2,14 +2,14 @@
 
 A batch is dispatched as soon as the engine is idle, so a lone request pays nothing and batches grow with the load.
 Requests are served in turn, so a clip never waits for a film. Everything here runs on the event loop; only
-`engine.transcribe` runs elsewhere, on the one worker thread. It knows neither HTTP nor files.
+`engine.transcribe` runs elsewhere, on as many threads as make the engine faster. It knows neither HTTP nor files.
 """
 
 import asyncio
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -34,13 +34,25 @@ class OverloadedError(Exception):
 
 
 @dataclass(frozen=True)
+class Batch:
+    """What one call of the engine was given, and what it took."""
+
+    windows: int
+    audio_s: float
+    padded_s: float  # what the engine was paid for: audio_s, and the padding of each window to its bucket
+    waited_s: float  # of all windows together, from submission to dispatch
+    busy_s: float
+
+
+@dataclass(frozen=True)
 class Stats:
     """What was decoded so far, and what waits."""
 
     batches: int = 0
     windows: int = 0
     audio_s: float = 0.0
-    padded_s: float = 0.0  # what the engine was paid for: audio_s, and the padding of each window to its bucket
+    padded_s: float = 0.0
+    waited_s: float = 0.0
     busy_s: float = 0.0
     last_batch_sizes: tuple[int, ...] = ()
     waiting_windows: int = 0
@@ -61,18 +73,49 @@ class Scheduler:
             results = await scheduler.submit(job, windows)
     """
 
-    def __init__(self, engine: Engine, *, max_batch_size: int = 8, max_queue_s: float = 3600.0) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        max_batch_size: int | None = None,
+        max_queue_s: float = 3600.0,
+        on_batch: Callable[[Batch], None] = lambda _: None,
+    ) -> None:
+        """Start decoding.
+
+        Args:
+            engine: says how large its batches are, and how many at once.
+            max_batch_size: windows a batch at most; None leaves it to the engine.
+            max_queue_s: see `admit`.
+            on_batch: told of every batch that was decoded.
+        """
         self._engine = engine
         self._max_batch_size = max_batch_size
         self._max_queue_s = max_queue_s
+        self._on_batch = on_batch
         self._queue = Queue()
-        self._batch: list[Item] = []  # being decoded
+        self._running: dict[asyncio.Task[None], list[Item]] = {}
         self._stats = Stats()
         self._closing = False
         self._wake = asyncio.Event()
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._workers = ThreadPoolExecutor(thread_name_prefix="engine")
         self._task = asyncio.create_task(self._run(), name="scheduler")
         self._task.add_done_callback(self._fail_the_rest)
+
+    @property
+    def engine(self) -> Engine:
+        """What decodes. May be replaced by another that loaded the same version: running batches finish on the old."""
+        return self._engine
+
+    @engine.setter
+    def engine(self, engine: Engine) -> None:
+        self._engine = engine
+        self._wake.set()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is admitted."""
+        return not self._queue.jobs
 
     @contextmanager
     def admit(self, seconds: float) -> Iterator[Job]:
@@ -104,18 +147,23 @@ class Scheduler:
         """
         if not self.is_running:
             raise EngineError("the scheduler has stopped")
-        positions = self._engine.context.positions
-        items = [Item(job, window, positions(window.audio.size), asyncio.Future()) for window in windows]
+        context = self._engine.context
+        items = [Item(job, window, window.positions(context), asyncio.Future()) for window in windows]
         job.waiting.extend(items)
+        job.remaining_s += sum(item.seconds for item in items if item.window.full_context)  # once more
         self._wake.set()
-        return await asyncio.gather(*(item.result for item in items))
+        try:
+            return await asyncio.gather(*(item.result for item in items))
+        finally:
+            for item in items:
+                item.result.cancel()  # if one failed, nobody waits for the others, which may be running
 
     async def close(self) -> None:
-        """Admit nothing more, let the admitted requests finish, and end the worker thread."""
+        """Admit nothing more, let the admitted requests finish, and end the engine's threads."""
         self._closing = True
         self._wake.set()
         await asyncio.wait([self._task])
-        self._worker.shutdown()
+        self._workers.shutdown()
 
     @property
     def is_running(self) -> bool:
@@ -131,54 +179,76 @@ class Scheduler:
         )
 
     async def _run(self) -> None:
-        while self._queue.jobs or not self._closing:
-            batch = self._batch = self._queue.next_batch(self._max_batch_size)
-            if not batch:
+        while True:
+            for task in [task for task in self._running if task.done()]:
+                task.result()  # a bug in there ends the loop
+                del self._running[task]
+            if self._closing and not self._queue.jobs and not self._running:
+                return
+            batch = self._queue.next_batch(self._batch_size) if len(self._running) < self._engine.concurrency else []
+            if batch:
+                task = asyncio.create_task(self._decode(batch), name="batch")
+                task.add_done_callback(lambda _: self._wake.set())
+                self._running[task] = batch
+            else:
                 self._wake.clear()
                 await self._wake.wait()
-                continue
-            started = time.perf_counter()
-            results = await asyncio.get_running_loop().run_in_executor(
-                self._worker, _decode, self._engine, [item.window for item in batch]
-            )
-            self._count(batch, time.perf_counter() - started)
-            self._queue.mark_decoded(batch)
-            for item, result in zip(batch, results, strict=True):
-                if item.result.done():
-                    continue  # cancelled: nobody waits for it
-                if isinstance(result, EngineError):
-                    item.result.set_exception(result)
-                else:
-                    item.result.set_result(result)
+
+    def _batch_size(self, positions: int) -> int:
+        size = self._engine.batch_size(positions)
+        return size if self._max_batch_size is None else min(size, self._max_batch_size)
+
+    async def _decode(self, batch: list[Item]) -> None:
+        started = time.perf_counter()
+        results = await asyncio.get_running_loop().run_in_executor(self._workers, _transcribe, self._engine, batch)
+        self._count(batch, started)
+        self._queue.mark_decoded(batch)
+        for item, result in zip(batch, results, strict=True):
+            if item.result.done():
+                continue  # cancelled: nobody waits for it
+            if isinstance(result, EngineError):
+                item.result.set_exception(result)
+            else:
+                item.result.set_result(result)
 
     def _fail_the_rest(self, task: asyncio.Task[None]) -> None:
         """If a bug ended the loop, nobody may wait for it for ever."""
         if not task.cancelled() and (error := task.exception()):
             logger.critical("the scheduler has stopped; restart the service", exc_info=error)
-        for item in (*self._batch, *(item for job in self._queue.jobs for item in job.waiting)):
+        running = (item for batch in self._running.values() for item in batch)
+        for item in (*running, *(item for job in self._queue.jobs for item in job.waiting)):
             if not item.result.done():
                 item.result.set_exception(EngineError("the scheduler has stopped"))
 
-    def _count(self, batch: list[Item], busy_s: float) -> None:
+    def _count(self, items: list[Item], started: float) -> None:
+        batch = Batch(
+            windows=len(items),
+            audio_s=sum(item.seconds for item in items),
+            padded_s=sum(item.positions for item in items) / POSITIONS_PER_SECOND,
+            waited_s=sum(started - item.submitted for item in items),
+            busy_s=time.perf_counter() - started,
+        )
         stats = self._stats
         self._stats = replace(
             stats,
             batches=stats.batches + 1,
-            windows=stats.windows + len(batch),
-            audio_s=stats.audio_s + sum(item.seconds for item in batch),
-            padded_s=stats.padded_s + sum(item.positions for item in batch) / POSITIONS_PER_SECOND,
-            busy_s=stats.busy_s + busy_s,
-            last_batch_sizes=(*stats.last_batch_sizes[-31:], len(batch)),
+            windows=stats.windows + batch.windows,
+            audio_s=stats.audio_s + batch.audio_s,
+            padded_s=stats.padded_s + batch.padded_s,
+            waited_s=stats.waited_s + batch.waited_s,
+            busy_s=stats.busy_s + batch.busy_s,
+            last_batch_sizes=(*stats.last_batch_sizes[-31:], batch.windows),
         )
+        self._on_batch(batch)
 
 
-def _decode(engine: Engine, windows: list[Window]) -> list[DecodingResult | EngineError]:
-    """Decode on the worker thread; whatever goes wrong is an answer, or every later request would wait for ever."""
+def _transcribe(engine: Engine, batch: list[Item]) -> list[DecodingResult | EngineError]:
+    """Decode on an engine's thread; whatever goes wrong is an answer, or every later request would wait for ever."""
     try:
-        results = engine.transcribe(windows)
-        if len(results) != len(windows):
-            raise RuntimeError(f"the engine returned {len(results)} results for {len(windows)} windows")
+        results = engine.transcribe([item.window for item in batch], lambda i: batch[i].result.done())
+        if len(results) != len(batch):
+            raise RuntimeError(f"the engine returned {len(results)} results for {len(batch)} windows")
     except Exception as error:
-        logger.exception("a batch of %d windows failed", len(windows))
-        return [EngineError(f"the batch failed: {error}") for _ in windows]
+        logger.exception("a batch of %d windows failed", len(batch))
+        return [EngineError(f"the batch failed: {error}") for _ in batch]
     return results

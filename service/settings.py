@@ -16,7 +16,11 @@ class Settings(BaseSettings):
     registry: Path = Field(default=Path("runs/registry"), description="The registry's folder.")
     model: str = Field(default="whisper@production", description="The version to serve: name@alias or name@id.")
     device: Device = Field(default="auto", description="Where to compute: auto takes a GPU if there is a usable one.")
-    threads: int = Field(default=0, ge=0, description="Threads of the CPU engine; 0 for one a core.")
+    threads: int = Field(default=0, ge=0, le=256, description="Threads of the CPU engine; 0 for what measures best.")
+    cache: Path = Field(
+        default=Path("~/.cache/whisperloop"),
+        description="Where it is kept how the CPU engine is best run on this machine.",
+    )
 
     host: str = Field(default="127.0.0.1", description="The address to listen on; 0.0.0.0 for all.")
     port: int = Field(default=8000, ge=0, le=65_535, description="The port to listen on; 0 for any that is free.")
@@ -28,8 +32,8 @@ class Settings(BaseSettings):
         ge=0,
         description="A request that would be done only after more seconds of other requests' audio is refused (503).",
     )
-    max_batch_size: int = Field(
-        default=8, gt=0, description="Windows (of at most 30 s each) that are decoded together."
+    max_batch_size: int | None = Field(
+        default=None, gt=0, description="Windows that are decoded together at most; none for what measures best."
     )
     shutdown_grace_s: int = Field(
         default=30, ge=0, description="Seconds that running requests get to finish when the service is stopped."

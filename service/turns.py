@@ -4,8 +4,9 @@ Plain data and plain rules, used on the event loop only; `service.scheduler` doe
 """
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from speech.audio import SAMPLE_RATE
@@ -35,6 +36,7 @@ class Item:
     window: Window
     positions: int  # its bucket
     result: asyncio.Future[DecodingResult]
+    submitted: float = field(default_factory=time.perf_counter)
 
     @property
     def seconds(self) -> float:
@@ -55,10 +57,17 @@ class Queue:
         """
         return sum(min(job.remaining_s, seconds) for job in self.jobs)
 
-    def next_batch(self, max_size: int) -> list[Item]:
-        """Take windows of one bucket: the first of the request whose turn it is, one of each other, then more."""
+    def next_batch(self, max_size: Callable[[int], int]) -> list[Item]:
+        """Take windows of one bucket: the first of the request whose turn it is, one of each other, then more.
+
+        Args:
+            max_size: from the bucket's positions to the most windows of it in a batch.
+        """
         jobs = [job for job in self.jobs if job.waiting]
-        positions = jobs[0].waiting[0].positions if jobs else 0
+        if not jobs:
+            return []
+        positions = jobs[0].waiting[0].positions
+        size = max_size(positions)
         batch: list[Item] = []
         while jobs:
             for job in tuple(jobs):
@@ -67,7 +76,7 @@ class Queue:
                     jobs.remove(job)
                     continue
                 batch.append(item)
-                if len(batch) == max_size:
+                if len(batch) == size:
                     return batch
         return batch
 

@@ -4,19 +4,32 @@ Plain functions around an engine. The service sends the windows through its sche
 call `transcribe`, which sends them to the engine directly. Where speech is, beyond plain silence, is not judged here.
 """
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from speech.audio import SAMPLE_RATE
+from speech.context import MAX_POSITIONS
 from speech.engine import DecodingResult, Engine, EngineError, Window
 from speech.features import N_SAMPLES
 from speech.tokens import Task
 
-SEARCH_S = 6.0  # a window ends at the quietest place of its last six seconds
+SEARCH = 6 * SAMPLE_RATE  # a window ends at the quietest place of its last six seconds
 FRAME = SAMPLE_RATE // 50  # 20 ms
+
+ENOUGH = 10 * SAMPLE_RATE
+"""Where context is elastic, a window ends at the first pause after so much: attention's cost grows with the square of
+the length, so three windows of 10 s cost less than one of 30 s, and they batch better (benchmarks/windows.py)."""
+
+PAUSE = SAMPLE_RATE // 5  # quiet for so long is between words
+SILENCE = SAMPLE_RATE  # silent for so long at a window's end is left out
+KEPT = 3 * SAMPLE_RATE // 10  # of such a silence, on each side of what is said
+QUIET = 0.02
+"""A pause is 34 dB below the loud parts (the 95th percentile of the levels), or below `SILENCE_DBFS`."""
 
 SILENCE_DBFS = -60.0
 """Audio whose loudest 20 ms stay below is silence: speech recorded at the lowest usual gain reaches -45."""
@@ -24,6 +37,9 @@ SILENCE_DBFS = -60.0
 NO_SPEECH_THRESHOLD = 0.6
 LOGPROB_THRESHOLD = -1.0
 """openai/whisper's rule: no speech if that is probable and the text that came out is not."""
+
+COMPRESSION_RATIO_THRESHOLD = 2.4
+"""openai/whisper's: a text that shrinks more is a loop."""
 
 
 @dataclass(frozen=True)
@@ -58,21 +74,70 @@ class Transcription:
     segments: tuple[Segment, ...]
 
 
-def cut(audio: NDArray[np.float32]) -> list[Slice]:
-    """Cut audio into slices of at most 30 s, at the quietest place near each end, and mark the silent ones."""
-    slices = []
+def cut(audio: NDArray[np.float32], *, elastic: bool = False) -> list[Slice]:
+    """Cut audio into slices of at most 30 s, and mark the silent ones; together they are the whole audio.
+
+    Args:
+        audio: 16 kHz mono, shape (n_samples,).
+        elastic: whether a short window costs less than a long one. If so, windows end at the first pause after
+            `ENOUGH`, and long silences between and around them are slices of their own. If not, they are as long as
+            can be, and end at the quietest place of their last `SEARCH`.
+    """
+    pauses = deque(_pauses(audio) if elastic and audio.size else [])
+    slices: list[Slice] = []
     start = 0
     while start < audio.size:
-        end = audio.size
-        if end - start > N_SAMPLES:
-            search = start + N_SAMPLES - int(SEARCH_S * SAMPLE_RATE)
-            levels = _levels(audio[search : start + N_SAMPLES])
-            # 100 ms of quiet rather than one frame between two glottal pulses.
-            smooth = np.convolve(np.pad(levels, 2, mode="edge"), np.ones(5) / 5, mode="valid")
-            end = search + (int(smooth.argmin()) * FRAME + FRAME // 2)
+        while pauses and pauses[0].end <= start:
+            pauses.popleft()
+        end = _silence_end(pauses, start, audio.size) or _window_end(audio, pauses, start)
         slices.append(Slice(start, end, is_silent(audio[start:end])))
         start = end
     return slices
+
+
+class _Pause(NamedTuple):
+    """A quiet stretch, in samples."""
+
+    begin: int
+    end: int
+    silent: bool  # long and quiet enough to be left out
+
+
+def _silence_end(pauses: Iterable[_Pause], start: int, size: int) -> int | None:
+    """Return where the silence at `start` ends, less what is kept of it; None if there is none."""
+    pause = next(iter(pauses), None)
+    if pause is None or not pause.silent or pause.begin > start:
+        return None
+    end = size if pause.end >= size else pause.end - KEPT
+    return min(end, start + N_SAMPLES) if end > start else None
+
+
+def _window_end(audio: NDArray[np.float32], pauses: Iterable[_Pause], start: int) -> int:
+    """Return where a window that begins at `start` ends best."""
+    latest = start + N_SAMPLES
+    for pause in pauses:
+        place = pause.begin + KEPT if pause.silent else (pause.begin + pause.end) // 2
+        if place > latest:
+            break
+        if (place >= start + ENOUGH and pause.end < audio.size) or (pause.silent and pause.end >= audio.size):
+            return max(place, start + 1)
+    if audio.size <= latest:
+        return audio.size
+    search = latest - SEARCH
+    levels = _levels(audio[search:latest])
+    # 100 ms of quiet rather than one frame between two glottal pulses.
+    smooth = np.convolve(np.pad(levels, 2, mode="edge"), np.ones(5) / 5, mode="valid")
+    return search + int(smooth.argmin()) * FRAME + FRAME // 2
+
+
+def _pauses(audio: NDArray[np.float32]) -> Iterator[_Pause]:
+    """Yield every stretch of at least `PAUSE` that is quiet, beside what is loud in this audio."""
+    levels = _levels(audio)
+    quiet = levels < max(10 ** (SILENCE_DBFS / 20), QUIET * float(np.quantile(levels, 0.95)))
+    edges = np.flatnonzero(np.diff(quiet, prepend=False, append=False)).reshape(-1, 2) * FRAME
+    for begin, end in edges.tolist():
+        if end - begin >= PAUSE:
+            yield _Pause(begin, end, end - begin >= SILENCE and is_silent(audio[begin:end]))
 
 
 def is_silent(audio: NDArray[np.float32]) -> bool:
@@ -85,6 +150,27 @@ def windows(
 ) -> list[Window | None]:
     """Return what to decode for each slice; None for a silent one."""
     return [None if s.silent else Window(audio[s.start : s.end], language, task) for s in slices]
+
+
+def looks_wrong(result: DecodingResult) -> bool:
+    """Say whether a short context may be to blame for an answer: a loop, or words that the model does not believe.
+
+    Such a window is decoded again at 30 s, where a peer would have decoded it in the first place.
+    """
+    return (
+        result.positions < MAX_POSITIONS
+        and not _is_no_speech(result)
+        and (
+            result.finish_reason == "length"
+            or result.compression_ratio > COMPRESSION_RATIO_THRESHOLD
+            or result.avg_logprob < LOGPROB_THRESHOLD
+        )
+    )
+
+
+def at_full_context(window: Window) -> Window:
+    """Return the window as it is decoded again."""
+    return replace(window, full_context=True, features=None)
 
 
 def assemble(slices: Sequence[Slice], results: Sequence[DecodingResult | None], language: str | None) -> Transcription:
@@ -149,7 +235,7 @@ def transcribe_many(
         UnknownLanguageError: the model has no such language.
     """
     codes = [None if language is None else engine.tokenizer.language_code(language) for language in languages]
-    slices = [cut(audio) for audio in audios]
+    slices = [cut(audio, elastic=engine.context.elastic) for audio in audios]
     waiting = {
         (piece, i): window
         for piece, (audio, places, code) in enumerate(zip(audios, slices, codes, strict=True))
@@ -175,6 +261,12 @@ Place = tuple[int, int]  # which piece of audio, which slice of it
 
 
 def _decode(engine: Engine, to_decode: dict[Place, Window]) -> dict[Place, DecodingResult]:
+    results = _decode_once(engine, to_decode)
+    again = {place: at_full_context(to_decode[place]) for place, result in results.items() if looks_wrong(result)}
+    return results | _decode_once(engine, again)
+
+
+def _decode_once(engine: Engine, to_decode: dict[Place, Window]) -> dict[Place, DecodingResult]:
     results = {}
     for place, result in zip(to_decode, engine.transcribe(list(to_decode.values())), strict=True):
         if isinstance(result, EngineError):

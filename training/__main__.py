@@ -18,6 +18,7 @@ from training.data.manifest import ManifestError
 from training.data.report import TooManyDroppedError
 from training.data.sources.asterisk import SourceUnavailableError
 from training.data.sources.folder import FolderError
+from training.parity import ParityError
 from training.shell import Shell, StepError
 
 USER_ERRORS = (
@@ -28,6 +29,7 @@ USER_ERRORS = (
     TooManyDroppedError,
     SourceUnavailableError,
     FolderError,
+    ParityError,
     StepError,
     EngineError,
     FloatingPointError,

@@ -33,6 +33,7 @@ from training.evaluate import (
 )
 from training.finetune import FineTuned
 from training.gate import Bounds
+from training.parity import MAX_CLIPS, ParityError, measure_parity
 from training.prepare import Data
 
 PACKAGES = ("torch", "transformers", "ctranslate2", "tokenizers", "numpy", "jiwer")
@@ -71,6 +72,9 @@ def publish_version(
         before: hypotheses of `against` for the test split, for the card.
         say: called with one line on what was decided.
         progress: shows how far a stage is.
+
+    Raises:
+        ParityError: the export does not say what the checkpoint says.
     """
     staged = folder / "version"
     shutil.rmtree(staged, ignore_errors=True)
@@ -87,8 +91,14 @@ def publish_version(
         f"{evidence['wer_full']:.3f} at 30 s and {evidence['wer_elastic']:.3f} elastic; at least {MIN_EVIDENCE_CLIPS} "
         f"clips must show that elastic costs no more than {MAX_ELASTIC_LOSS:g}"
     )
+    judged = [*data.of("dev"), *data.of("test")]
+    with progress("comparing the export", 2 * min(len(judged), MAX_CLIPS)) as advance:
+        parity = measure_parity(staged, context, judged, folder, config.seed, advance)
+    if not parity.holds:
+        raise ParityError(parity)
+    say(f"export: the checkpoint's words on {parity.same:.0%} of {parity.clips} clips")
     with progress("measuring the candidate", len(data.of("test"))) as advance:
-        after = transcribe_utterances(load_engine(staged, context, workers=0), data.of("test"), folder, advance)
+        after = transcribe_utterances(load_engine(staged, context), data.of("test"), folder, advance)
 
     write_hypotheses(staged / TEST_HYPOTHESES, after)
     metrics = {
@@ -98,6 +108,7 @@ def publish_version(
             "fingerprint": fingerprint(data.of("test")),
         },
         "dev": tuned.dev,
+        "parity": parity.model_dump(),
         "normalizer_version": NORMALIZER_VERSION,
     }
     provenance = {
@@ -151,8 +162,8 @@ def _context_evidence(
 ) -> dict[str, Any]:
     """Return WER at 30 s and at the elastic context on the dev set, and the interval of their difference."""
     with progress("measuring the context", 2 * len(dev)) as advance:
-        full = transcribe_utterances(load_engine(checkpoint, ElasticContext(), workers=0), dev, root, advance)
-        elastic = transcribe_utterances(load_engine(checkpoint, context, workers=0), dev, root, advance)
+        full = transcribe_utterances(load_engine(checkpoint, ElasticContext()), dev, root, advance)
+        elastic = transcribe_utterances(load_engine(checkpoint, context), dev, root, advance)
     difference = difference_interval(
         [h.words for h in full], [h.words for h in elastic], [h.sentence for h in full], seed=seed
     )

@@ -124,7 +124,7 @@ def measure(
     version: Version, test: Sequence[Utterance], audio_root: Path, cache: Path, progress: Progress
 ) -> list[Hypothesis]:
     """Transcribe the test clips as the service would with this version; what was done once is read from `cache`."""
-    engine = load_engine(version.path, ElasticContext.from_manifest(version.manifest.context), workers=0)
+    engine = load_engine(version.path, ElasticContext.from_manifest(version.manifest.context))
     path = _evaluation(version, test, cache, engine)
     if path.is_file():
         return read_hypotheses(path)

@@ -23,8 +23,9 @@ from transformers import Seq2SeqTrainer, TrainerCallback, TrainerControl, Traine
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
 
+from speech.context import POSITIONS_PER_SECOND
 from speech.encoder import encode
-from speech.engine import MAX_NEW_TOKENS, max_new_tokens
+from speech.engine import MAX_NEW_TOKENS
 from speech.engine.torch_engine import greedy
 from speech.tokens import MAX_LABEL_TOKENS, WhisperTokenizer
 from training.batches import IGNORED, Batch, Utterances
@@ -254,6 +255,14 @@ class ElasticTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         for row, hypothesis in enumerate(hypotheses):
             predictions[row, : len(hypothesis.tokens)] = torch.tensor(hypothesis.tokens, device=labels.device)
         return loss, predictions, nn.functional.pad(labels, (0, MAX_LABEL_TOKENS - labels.shape[1]), value=IGNORED)
+
+
+def max_new_tokens(positions: int) -> int:
+    """Return how many tokens a batch of so many encoder positions may have: as `Window.max_new_tokens` of its length.
+
+    The batch has no windows whose own length would say it.
+    """
+    return min(MAX_NEW_TOKENS, 24 + 30 * positions // POSITIONS_PER_SECOND)
 
 
 def token_mean_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:

@@ -4,44 +4,71 @@ An engine decodes batches; it neither cuts audio into windows nor queues request
 service's scheduler do). Importing this module imports no engine: a CPU service never loads torch.
 """
 
+import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from speech.context import POSITIONS_PER_SECOND, ElasticContext
+from speech.audio import SAMPLE_RATE
+from speech.context import MAX_POSITIONS, ElasticContext
 from speech.tokens import Task, WhisperTokenizer
 
+if TYPE_CHECKING:
+    from speech.engine.tuning import Tuning
+
 Device = Literal["auto", "cpu", "cuda"]
+FinishReason = Literal["stop", "length"]
+"""The end token came, or it did not within `Window.max_new_tokens`."""
 
 MAX_NEW_TOKENS = 224
 """CTranslate2 and openai/whisper both stop there: half of the decoder's positions."""
 
-
-@dataclass(frozen=True)
-class Window:
-    """At most 30 s of 16 kHz mono audio, and what is known of it."""
-
-    audio: NDArray[np.float32]  # (n_samples,)
-    language: str | None = None  # a code of the model's; None: detect it
-    task: Task = "transcribe"
+MAX_PROMPT_TOKENS = 223
+"""Of what was said before: with the start of previous text, the other half of the decoder's positions."""
 
 
 @dataclass(frozen=True)
 class DecodingOptions:
-    """What holds for a whole batch."""
+    """How one window is decoded, in openai/whisper's names."""
 
-    beam_size: int = 1
+    beam_size: int = 1  # 1: greedily
     without_timestamps: bool = True
+    token_logprobs: bool = False  # also return each token's log-probability
 
 
 GREEDY = DecodingOptions()
+
+
+@dataclass(frozen=True)
+class Window:
+    """At most 30 s of 16 kHz mono audio, and what is known and wanted of it."""
+
+    audio: NDArray[np.float32]  # (n_samples,)
+    language: str | None = None  # a code of the model's; None: detect it
+    task: Task = "transcribe"
+    options: DecodingOptions = GREEDY
+    prompt: tuple[int, ...] = ()  # text tokens of what was said before; the last MAX_PROMPT_TOKENS are used
+    full_context: bool = False  # pay for 30 s, also where the model's context is elastic
+    features: NDArray[np.float32] | None = None  # by Engine.prepare; the engine makes what is missing
+
+    def positions(self, context: ElasticContext) -> int:
+        """Return the encoder positions to spend on it."""
+        return MAX_POSITIONS if self.full_context else context.positions(self.audio.size)
+
+    @property
+    def max_new_tokens(self) -> int:
+        """How many tokens it may have: a loop is cut short, and no speech is cut off.
+
+        30 a second is twice what the densest scripts need (three byte tokens a letter); 224 is the decoder's own
+        limit. By its own length, not by what shares its batch.
+        """
+        return min(MAX_NEW_TOKENS, 24 + math.ceil(30 * self.audio.size / SAMPLE_RATE))
 
 
 @dataclass(frozen=True)
@@ -49,17 +76,32 @@ class DecodingResult:
     """One window's hypothesis, in openai/whisper's names."""
 
     text: str
-    tokens: tuple[int, ...]  # text tokens only
+    tokens: tuple[int, ...]  # text tokens, and timestamps where they were asked for; no other special token
     language: str
     language_probability: float  # 1.0 where the language was given
     avg_logprob: float  # natural logarithm, mean over the tokens and the end token
     no_speech_prob: float
     compression_ratio: float
     positions: int  # encoder positions that were paid for
+    finish_reason: FinishReason = "stop"
+    token_logprobs: tuple[float, ...] | None = None  # one a token; None where they were not asked for
 
 
 class EngineError(Exception):
     """One window could not be decoded; its batch was not harmed."""
+
+
+class CancelledError(EngineError):
+    """Nobody waits for this window any more; it was left where it was."""
+
+
+IsCancelled = Callable[[int], bool]
+"""Whether nobody waits any more for the window of this index. Asked on the engine's threads."""
+
+
+def never(_index: int) -> bool:
+    """Cancel nothing."""
+    return False
 
 
 class Engine(Protocol):
@@ -69,16 +111,31 @@ class Engine(Protocol):
     context: ElasticContext
     description: str
     """What runs where, for humans: "ctranslate2 int8 on cpu"."""
+    concurrency: int
+    """Calls of `transcribe` at once that make it faster; more only wait."""
+
+    def batch_size(self, positions: int) -> int:
+        """Return how many windows of so many positions to hand over at once: more of them gain nothing."""
+        ...
+
+    def prepare(self, window: Window) -> Window:
+        """Do what can be done for a window on any thread, while the engine is busy with others."""
+        ...
 
     def transcribe(
-        self, windows: Sequence[Window], options: DecodingOptions = GREEDY
+        self, windows: Sequence[Window], is_cancelled: IsCancelled = never
     ) -> list[DecodingResult | EngineError]:
-        """Return one result or one error a window, in their order."""
+        """Return one result or one error a window, in their order.
+
+        Args:
+            windows: any mixture of lengths, languages, tasks, options and prompts.
+            is_cancelled: asked now and then; a cancelled window's answer is a `CancelledError`.
+        """
         ...
 
 
 def load_engine(
-    folder: Path, context: ElasticContext, *, device: Device = "auto", threads: int = 0, workers: int = 1
+    folder: Path, context: ElasticContext, *, device: Device = "auto", tuning: "Tuning | None" = None
 ) -> Engine:
     """Load a version: torch on a GPU if there is one (and torch is installed), CTranslate2 on the CPU otherwise.
 
@@ -86,9 +143,7 @@ def load_engine(
         folder: a version's folder: transformers checkpoint, and its export in `ctranslate2/`.
         context: from the version's manifest.
         device: "auto", "cpu" or "cuda".
-        threads: of each worker of the CPU engine; 0 shares the cores among the workers.
-        workers: batches that the CPU engine decodes at once. One answers a lone request soonest; one a core, of one
-            thread each, gets most done in an hour. 0 for one a core.
+        tuning: of the CPU engine; None takes what suits most machines.
 
     Raises:
         RuntimeError: "cuda" was asked for, and there is no GPU or no torch to drive it.
@@ -99,10 +154,11 @@ def load_engine(
         return TorchEngine.load(folder, context, device="cuda")
     from speech.engine.ctranslate2_engine import CTranslate2Engine
 
-    return CTranslate2Engine.load(folder / "ctranslate2", context, threads=threads, workers=workers)
+    return CTranslate2Engine.load(folder / "ctranslate2", context, tuning)
 
 
 def _gpu_is_usable() -> bool:
+    """Say whether there is a GPU and torch to drive it."""
     import importlib.util
 
     import ctranslate2
@@ -113,26 +169,46 @@ def _gpu_is_usable() -> bool:
 
 def make_result(
     tokenizer: WhisperTokenizer,
-    tokens: Sequence[int],
+    generated: Sequence[int],
     language: tuple[str, float],
     *,
     avg_logprob: float,
     no_speech_prob: float,
     positions: int,
+    max_tokens: int,
+    token_logprobs: Sequence[float] | None = None,
 ) -> DecodingResult:
-    """Make a result of what an engine generated: special tokens left out, the text decoded and measured."""
-    said = tuple(token for token in tokens if token < tokenizer.eot)
-    text = tokenizer.decode(said).strip()
+    """Make a result of what an engine generated, special tokens left out, the text decoded and measured.
+
+    Args:
+        tokenizer: of the model.
+        generated: without the end token.
+        language: its code and probability.
+        avg_logprob: over `generated` and the end token.
+        no_speech_prob: after the start token.
+        positions: that were paid for.
+        max_tokens: of the window; what goes beyond is left out.
+        token_logprobs: one for each of `generated`.
+    """
+    kept = [
+        i
+        for i, token in enumerate(generated[:max_tokens])
+        if token < tokenizer.eot or token >= tokenizer.timestamp_begin
+    ]
+    tokens = tuple(generated[i] for i in kept)
+    text = tokenizer.decode(tokens).strip()
     code, probability = language
     return DecodingResult(
         text=text,
-        tokens=said,
+        tokens=tokens,
         language=code,
         language_probability=probability,
         avg_logprob=avg_logprob,
         no_speech_prob=no_speech_prob,
         compression_ratio=compression_ratio(text),
         positions=positions,
+        finish_reason="length" if len(generated) >= max_tokens else "stop",
+        token_logprobs=None if token_logprobs is None else tuple(token_logprobs[i] for i in kept),
     )
 
 
@@ -142,49 +218,56 @@ def compression_ratio(text: str) -> float:
     return len(encoded) / len(zlib.compress(encoded)) if encoded else 0.0
 
 
-def max_new_tokens(positions: int) -> int:
-    """Return how many tokens a window of `positions` may have, a loop cut short and no speech cut off.
-
-    30 a second is twice what the densest scripts need (three byte tokens a letter); 224 is the decoder's own limit.
-    """
-    return min(MAX_NEW_TOKENS, 24 + 30 * positions // POSITIONS_PER_SECOND)
+BatchKey = tuple[int, Hashable]
 
 
-def decode_by_bucket(
+def decode_in_batches(
     windows: Sequence[Window],
     context: ElasticContext,
-    max_batch: int,
-    decode: Callable[[int, list[Window]], list[DecodingResult]],
+    decode: Callable[[int, list[Window], IsCancelled], list[DecodingResult | EngineError]],
     *,
+    batch_size: Callable[[int], int],
+    kind: Callable[[Window], Hashable] = lambda _: None,
+    is_cancelled: IsCancelled = never,
     workers: int = 1,
 ) -> list[DecodingResult | EngineError]:
-    """Call `decode` on batches that hold one context each; a window that fails fails alone.
+    """Call `decode` on batches of one context and one kind each; a window that fails fails alone.
 
     Args:
         windows: in any order.
         context: says each window's positions.
-        max_batch: windows a call at most.
-        decode: positions and windows to results; may raise, then the batch is halved until the culprit is alone.
+        decode: positions, windows, and which of them (by index in the batch) are cancelled, to answers; may raise,
+            then the batch is halved until the culprit is alone.
+        batch_size: windows of so many positions a call at most.
+        kind: windows of different kinds cannot share a call.
+        is_cancelled: as in `Engine.transcribe`.
         workers: calls at once; `decode` must bear that if it is more than one.
     """
-    positions = [context.positions(window.audio.size) for window in windows]
-    order = sorted(range(len(windows)), key=lambda i: (positions[i], windows[i].audio.size))
+    keys: list[BatchKey] = [(window.positions(context), kind(window)) for window in windows]
+    groups: dict[BatchKey, list[int]] = {}
+    for i in sorted(range(len(windows)), key=lambda i: (keys[i][0], windows[i].audio.size)):
+        groups.setdefault(keys[i], []).append(i)  # like lengths together: the longest text of a batch decides
     batches = [
-        same[start : start + max_batch]
-        for _, group in groupby(order, key=lambda i: positions[i])
-        for same in [list(group)]
-        for start in range(0, len(same), max_batch)
+        indices[start : start + batch_size(positions)]
+        for (positions, _), indices in groups.items()
+        for start in range(0, len(indices), batch_size(positions))
     ]
 
     def run(indices: list[int]) -> list[tuple[int, DecodingResult | EngineError]]:
+        wanted = [i for i in indices if not is_cancelled(i)]
+        answers: list[tuple[int, DecodingResult | EngineError]] = [
+            (i, CancelledError("cancelled")) for i in indices if i not in wanted
+        ]
+        if not wanted:
+            return answers
         try:
-            decoded = decode(positions[indices[0]], [windows[i] for i in indices])
+            decoded = decode(keys[wanted[0]][0], [windows[i] for i in wanted], lambda row: is_cancelled(wanted[row]))
         except Exception as error:  # noqa: BLE001 - whatever the engine's library raises is this window's answer
-            if len(indices) == 1:
-                return [(indices[0], EngineError(str(error)))]
-            middle = len(indices) // 2
-            return run(indices[:middle]) + run(indices[middle:])
-        return list(zip(indices, decoded, strict=True))
+            if len(wanted) == 1:
+                return [*answers, (wanted[0], EngineError(str(error)))]
+            middle = len(wanted) // 2
+            return answers + run(wanted[:middle]) + run(wanted[middle:])
+        return [*answers, *zip(wanted, decoded, strict=True)]
 
     if workers == 1:
         answers = [run(batch) for batch in batches]

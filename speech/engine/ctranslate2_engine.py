@@ -1,119 +1,199 @@
 """The CPU engine: CTranslate2, int8 where the processor has it, without torch.
 
 Features are numpy's; CTranslate2 takes any even number of frames up to 3,000 and encodes just those. It cannot be
-interrupted inside a call.
+interrupted inside a call, and a call cannot mix options or lengths of prompts. How many workers and threads are best
+on a machine is `speech.engine.tuning`'s business.
 """
 
-import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import ctranslate2
 import numpy as np
+import threadpoolctl
+from numpy.typing import NDArray
 
 from speech.checkpoint import read_json
-from speech.context import SAMPLES_PER_POSITION, ElasticContext
+from speech.context import MAX_POSITIONS, SAMPLES_PER_POSITION, ElasticContext
 from speech.engine import (
-    GREEDY,
+    MAX_PROMPT_TOKENS,
+    CancelledError,
     DecodingOptions,
     DecodingResult,
     EngineError,
+    IsCancelled,
     Window,
-    decode_by_bucket,
+    decode_in_batches,
     make_result,
-    max_new_tokens,
+    never,
 )
+from speech.engine.tuning import Tuning
 from speech.features import log_mel_spectrogram, pad_or_trim
-from speech.tokens import WhisperTokenizer
+from speech.tokens import N_TIMESTAMPS, WhisperTokenizer
 
-MAX_BATCH = 8  # measured on 2 cores: 16 is slower (the longest text of a batch decides)
+BATCH_POSITIONS = 2 * MAX_POSITIONS
+"""A batch holds no more audio than this, 60 s: longer ones decode no faster, and who comes meanwhile waits for them."""
 
 
 class CTranslate2Engine:
     """A loaded model; safe to call from several threads."""
 
     def __init__(
-        self, model: ctranslate2.models.Whisper, tokenizer: WhisperTokenizer, context: ElasticContext, n_mels: int
+        self,
+        model: ctranslate2.models.Whisper,
+        tokenizer: WhisperTokenizer,
+        context: ElasticContext,
+        config: dict[str, Any],
+        max_batch: int = Tuning.batch,
     ) -> None:
         self._model = model
-        self._n_mels = n_mels
+        self._suppressed = list(config["suppress_ids"])
+        self._suppressed_first = list(config["suppress_ids_begin"])
+        self._max_batch = max_batch
         self.tokenizer = tokenizer
         self.context = context
+        self.concurrency = model.num_workers
         self.description = f"ctranslate2 {model.compute_type} on {model.device}"
 
     @classmethod
-    def load(
-        cls,
-        folder: Path,
-        context: ElasticContext,
-        *,
-        compute_type: str = "int8",
-        threads: int = 0,
-        workers: int = 1,
-    ) -> "CTranslate2Engine":
+    def load(cls, folder: Path, context: ElasticContext, tuning: Tuning | None = None) -> "CTranslate2Engine":
         """Load a CTranslate2 folder.
 
         Args:
             folder: with model.bin, vocabulary.json, tokenizer.json and preprocessor_config.json.
             context: from the version's manifest.
-            compute_type: what the weights are turned into: "int8" or "float32".
-            threads: of each worker; 0 shares the cores among the workers.
-            workers: batches that are decoded at once, from one copy of the weights; 0 for one a core.
+            tuning: None takes what suits most machines.
         """
-        workers = workers or _cores()
-        model = ctranslate2.models.Whisper(
-            str(folder),
-            device="cpu",
-            compute_type=compute_type,
-            inter_threads=workers,
-            intra_threads=threads or max(1, _cores() // workers),
+        tuning = tuning or Tuning()
+        # numpy's matrix products wait for more work on threads of their own, on the cores that CTranslate2 needs next:
+        # that alone doubled the time of a clip (benchmarks/threads.py).
+        threadpoolctl.threadpool_limits(1, user_api="blas")
+        # Loading computes with OpenMP. On a thread that lives on, it would leave threads behind that count against the
+        # cores, and OpenMP, seeing more threads than cores, would put each to sleep after each step of the decoder.
+        with ThreadPoolExecutor(1) as loader:
+            model = loader.submit(
+                ctranslate2.models.Whisper,
+                str(folder),
+                device="cpu",
+                compute_type=tuning.compute_type,
+                inter_threads=tuning.workers,
+                intra_threads=tuning.threads,
+            ).result()
+        return cls(
+            model, WhisperTokenizer.from_folder(folder), context, read_json(folder / "config.json"), tuning.batch
         )
-        n_mels = int(read_json(folder / "preprocessor_config.json")["feature_size"])
-        return cls(model, WhisperTokenizer.from_folder(folder), context, n_mels)
+
+    def batch_size(self, positions: int) -> int:
+        """Return how many windows of so many positions to hand over at once."""
+        return max(1, min(self._max_batch, BATCH_POSITIONS // positions))
+
+    def prepare(self, window: Window) -> Window:
+        """Compute the window's features."""
+        return replace(window, features=self._features(window))
 
     def transcribe(
-        self, windows: Sequence[Window], options: DecodingOptions = GREEDY
+        self, windows: Sequence[Window], is_cancelled: IsCancelled = never
     ) -> list[DecodingResult | EngineError]:
-        """Return one result or one error a window, in their order."""
-        return decode_by_bucket(
+        """Return one result or one error a window, in their order; cancelling has an effect between calls only."""
+        return decode_in_batches(
             windows,
             self.context,
-            MAX_BATCH,
-            lambda positions, batch: self._decode(positions, batch, options),
-            workers=self._model.num_workers,
+            self._decode,
+            batch_size=self.batch_size,
+            kind=lambda window: (window.options, len(window.prompt)),
+            is_cancelled=is_cancelled,
+            workers=self.concurrency,
         )
 
-    def _decode(self, positions: int, windows: list[Window], options: DecodingOptions) -> list[DecodingResult]:
-        n_samples = positions * SAMPLES_PER_POSITION
-        features = np.stack([log_mel_spectrogram(pad_or_trim(w.audio, n_samples), self._n_mels) for w in windows])
+    def _features(self, window: Window) -> NDArray[np.float32]:
+        n_samples = window.positions(self.context) * SAMPLES_PER_POSITION
+        return log_mel_spectrogram(pad_or_trim(window.audio, n_samples), self._model.n_mels)
+
+    def _decode(
+        self, positions: int, windows: list[Window], is_cancelled: IsCancelled
+    ) -> list[DecodingResult | EngineError]:
+        features = np.stack([self._features(w) if w.features is None else w.features for w in windows])
         encoded = self._model.encode(ctranslate2.StorageView.from_array(features))  # (batch, positions, width)
+        if all(is_cancelled(row) for row in range(len(windows))):
+            return [CancelledError("cancelled") for _ in windows]
         languages = self._languages(encoded, windows)
-        prompts = [
-            self.tokenizer.prompt(language, window.task, timestamps=not options.without_timestamps)
-            for (language, _), window in zip(languages, windows, strict=True)
-        ]
+        prompts = [self._prompt(w, language) for w, (language, _) in zip(windows, languages, strict=True)]
+        options = windows[0].options
+        max_tokens = max(window.max_new_tokens for window in windows)
         generated = self._model.generate(
             encoded,
             prompts,
             beam_size=options.beam_size,
-            max_length=2 * max_new_tokens(positions),  # CTranslate2 generates half of max_length
+            # CTranslate2 generates half of max_length, and no more than it leaves after the prompt.
+            max_length=max_tokens + max(max_tokens, len(prompts[0])),
             return_scores=True,
             return_no_speech_prob=True,
+            return_logits_vocab=options.token_logprobs and options.beam_size == 1,
         )
-        results = []
-        for language, result in zip(languages, generated, strict=True):
-            n_scored = max(len(result.sequences_ids[0]), 1)  # scores[0] is the mean over the generated tokens
-            results.append(
-                make_result(
-                    self.tokenizer,
-                    result.sequences_ids[0],
-                    language,
-                    avg_logprob=result.scores[0] * n_scored / (n_scored + 1),
-                    no_speech_prob=result.no_speech_prob,
-                    positions=positions,
-                )
+        logprobs: Sequence[Sequence[float] | None] = [None] * len(windows)
+        if options.token_logprobs:
+            logprobs = (
+                [self._chosen_logprobs(result, options) for result in generated]
+                if options.beam_size == 1
+                else self._aligned_logprobs(encoded, prompts, [result.sequences_ids[0] for result in generated])
             )
-        return results
+        return [
+            make_result(
+                self.tokenizer,
+                result.sequences_ids[0],
+                language,
+                # scores[0] is the mean over the generated tokens, of a sum that has the end token's part.
+                avg_logprob=result.scores[0]
+                * max(len(result.sequences_ids[0]), 1)
+                / (len(result.sequences_ids[0]) + 1),
+                no_speech_prob=result.no_speech_prob,
+                positions=positions,
+                max_tokens=window.max_new_tokens,
+                token_logprobs=row_logprobs,
+            )
+            for window, language, result, row_logprobs in zip(windows, languages, generated, logprobs, strict=True)
+        ]
+
+    def _chosen_logprobs(
+        self, result: ctranslate2.models.WhisperGenerationResult, options: DecodingOptions
+    ) -> list[float]:
+        """Return the log-probability of each token, among those that were not suppressed."""
+        chosen = []
+        for step, (token, logits) in enumerate(zip(result.sequences_ids[0], result.logits[0], strict=False)):
+            allowed = np.array(logits)  # (vocabulary,), a copy
+            allowed[self._suppressed] = -np.inf
+            if step == 0:
+                allowed[self._suppressed_first] = -np.inf
+            if options.without_timestamps:
+                allowed[self.tokenizer.timestamp_begin :] = -np.inf
+            highest = allowed.max()
+            chosen.append(float(allowed[token] - highest - np.log(np.exp(allowed - highest).sum())))
+        return chosen
+
+    def _aligned_logprobs(
+        self, encoded: ctranslate2.StorageView, prompts: list[list[int]], tokens: list[list[int]]
+    ) -> list[list[float]]:
+        """Return the log-probability of each token, as reading them again gives it: CTranslate2 keeps no beam's."""
+        n_frames = encoded.shape[1]
+        read = {
+            tuple(prompt): self._model.align(encoded, list(prompt), tokens, n_frames)
+            for prompt in {tuple(prompt) for prompt in prompts}
+        }
+        return [
+            np.log(np.maximum(read[tuple(prompt)][row].text_token_probs, 1e-30)).tolist()
+            for row, prompt in enumerate(prompts)
+        ]
+
+    def _prompt(self, window: Window, language: str) -> list[int]:
+        before = [self.tokenizer.sot_prev, *window.prompt[-MAX_PROMPT_TOKENS:]] if window.prompt else []
+        # CTranslate2 does not look, and ends the process.
+        if not all(0 <= token < self.tokenizer.timestamp_begin + N_TIMESTAMPS for token in before):
+            raise ValueError("the prompt has tokens that the model does not know")
+        timestamps = not window.options.without_timestamps
+        return [*before, *self.tokenizer.prompt(language, window.task, timestamps=timestamps)]
 
     def _languages(self, encoded: ctranslate2.StorageView, windows: list[Window]) -> list[tuple[str, float]]:
         """Return code and probability for each window; the encoder's output is used twice, not computed twice."""
@@ -124,7 +204,3 @@ class CTranslate2Engine:
             (window.language, 1.0) if window.language is not None else (ranked[0][0].strip("<|>"), float(ranked[0][1]))
             for window, ranked in zip(windows, detected, strict=True)
         ]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

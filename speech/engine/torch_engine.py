@@ -1,43 +1,65 @@
-"""The GPU engine: torch on transformers' modules, with an encoder for any context and a decode loop of its own.
+"""The GPU engine: torch on the weights of transformers' modules, with a decoder and a search of its own.
 
 Also runs on the CPU, where the conformance tests compare it with CTranslate2, and in training's evaluation, which
-hands its model over. Greedy only.
+hands its model over. Here are the batches, from audio to results; see `torch_decoder` for the arithmetic,
+`torch_decoding` for the search and `torch_graphs` for what makes small steps fast on a GPU.
 """
 
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache, EncoderDecoderCache, WhisperForConditionalGeneration
+from transformers import WhisperForConditionalGeneration
 
-from speech.context import SAMPLES_PER_POSITION, ElasticContext
+from speech.audio import SAMPLE_RATE
+from speech.context import MAX_POSITIONS, SAMPLES_PER_POSITION, ElasticContext
 from speech.encoder import encode
 from speech.engine import (
-    GREEDY,
-    DecodingOptions,
+    MAX_PROMPT_TOKENS,
+    CancelledError,
     DecodingResult,
     EngineError,
+    IsCancelled,
     Window,
-    decode_by_bucket,
+    decode_in_batches,
     make_result,
-    max_new_tokens,
+    never,
 )
-from speech.features import log_mel_spectrogram, pad_or_trim
+from speech.engine.torch_decoder import Batch, memory_sizes
+from speech.engine.torch_decoding import Hypothesis, Request, decode
+from speech.engine.torch_features import log_mel_spectrogram
+from speech.engine.torch_graphs import ROWS, Graphs, Memory, padded_rows
+from speech.features import pad_or_trim
 from speech.tokens import WhisperTokenizer
 
-MAX_BATCH = {"cuda": 32, "cpu": 8}
+GPU_BATCH = 32
+GPU_BATCH_POSITIONS = 16 * MAX_POSITIONS
+"""Encoder positions that a batch on a GPU has at most, with `GPU_BATCH` rows at most."""
+
+CPU_BATCH = 8
+
+ENCODER_GRAPH_ROWS = 4
+"""More rows keep a GPU busy for longer than launching their kernels takes; padding them up would only cost."""
+
+WARM_UP_SECONDS = (2, 5, 10, 30)
 
 
 class TorchEngine:
-    """A loaded model on one device; one call at a time."""
+    """A loaded model on one device; calls wait for one another."""
+
+    concurrency = 1
 
     def __init__(
         self, model: WhisperForConditionalGeneration, tokenizer: WhisperTokenizer, context: ElasticContext
     ) -> None:
         self._model = model.eval()
+        self._device = model.device
+        self._lock = threading.Lock()
+        self._graphs = Graphs(model.device)
+        self._memory = static_memory(model) if model.device.type == "cuda" else None
         self.tokenizer = tokenizer
         self.context = context
         self.description = f"torch {str(model.dtype).removeprefix('torch.')} on {model.device.type}"
@@ -46,7 +68,7 @@ class TorchEngine:
     def load(
         cls, folder: Path, context: ElasticContext, *, device: str = "cuda", dtype: torch.dtype | None = None
     ) -> "TorchEngine":
-        """Load a version's transformers checkpoint.
+        """Load a version's transformers checkpoint, and warm a GPU up.
 
         Args:
             folder: with config.json, model.safetensors and tokenizer.json.
@@ -63,59 +85,131 @@ class TorchEngine:
         model = WhisperForConditionalGeneration.from_pretrained(
             folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True, use_safetensors=True
         )
-        return cls(model.to(device), WhisperTokenizer.from_folder(folder), context)
+        engine = cls(model.to(device), WhisperTokenizer.from_folder(folder), context)
+        if device == "cuda":
+            engine.warm_up()
+        return engine
+
+    def batch_size(self, positions: int) -> int:
+        """Return how many windows of so many positions to hand over at once."""
+        return batch_size(positions) if self._device.type == "cuda" else CPU_BATCH
+
+    def prepare(self, window: Window) -> Window:
+        """Return the window as it is: the device makes the features, a batch at a time."""
+        return window
 
     def transcribe(
-        self, windows: Sequence[Window], options: DecodingOptions = GREEDY
+        self, windows: Sequence[Window], is_cancelled: IsCancelled = never
     ) -> list[DecodingResult | EngineError]:
-        """Return one result or one error a window, in their order."""
-        if options.beam_size != 1 or not options.without_timestamps:
-            raise NotImplementedError("the torch engine decodes greedily and without timestamps")
-        return decode_by_bucket(windows, self.context, MAX_BATCH[self._model.device.type], self._decode)
+        """Return one result or one error a window, in their order; a cancelled one leaves its batch in a few steps."""
+        with self._lock:
+            return decode_in_batches(
+                windows,
+                self.context,
+                self._decode,
+                batch_size=self.batch_size,
+                kind=lambda window: window.options.beam_size,  # rows of one batch have equally many lanes
+                is_cancelled=is_cancelled,
+            )
+
+    def warm_up(self) -> None:
+        """Decode a little noise of several lengths and in batches of several sizes, so that no request pays for it.
+
+        On a GPU this captures the graphs that most requests need; those of other contexts come with their first batch.
+        """
+        contexts = sorted({self.context.positions(seconds * SAMPLE_RATE) for seconds in WARM_UP_SECONDS})
+        generator = np.random.default_rng(0)
+        with self._lock:
+            for positions in contexts:
+                noise = 0.1 * generator.standard_normal(positions * SAMPLES_PER_POSITION, dtype=np.float32)
+                for rows in ROWS:
+                    if rows <= self.batch_size(positions):
+                        # Cancelled at the first look: a few steps are enough.
+                        self._decode(positions, [Window(noise)] * rows, lambda _: True)
 
     @torch.inference_mode()
-    def _decode(self, positions: int, windows: list[Window]) -> list[DecodingResult]:
-        n_samples, n_mels = positions * SAMPLES_PER_POSITION, self._model.config.num_mel_bins
-        features = np.stack([log_mel_spectrogram(pad_or_trim(w.audio, n_samples), n_mels) for w in windows])
-        encoder = self._model.model.encoder
-        encoded = encode(encoder, torch.from_numpy(features).to(self._model.device, self._model.dtype))
-        languages = self._languages(encoded, windows)
-        prompts = [self.tokenizer.prompt(code, w.task) for (code, _), w in zip(languages, windows, strict=True)]
-        decoded = greedy(self._model, encoded, prompts, max_new_tokens(positions), self.tokenizer)
+    def _decode(
+        self, positions: int, windows: list[Window], is_cancelled: IsCancelled
+    ) -> list[DecodingResult | EngineError]:
+        beam_size = windows[0].options.beam_size
+        # Beams wait for the host at each step, and their lanes are many: no graphs for them, and memory of their own.
+        memory = self._memory if beam_size == 1 else None
+        batch = Batch(
+            self._model,
+            self._encode(positions, windows),
+            memory=memory,
+            capacity=None if memory is None else self.batch_size(positions),
+            graphs=self._graphs,
+        )
+        languages = self._languages(batch, windows)
+        requests = [self._request(window, code) for window, (code, _) in zip(windows, languages, strict=True)]
+        hypotheses = decode(
+            self._model, batch, requests, self.tokenizer, beam_size=beam_size, is_cancelled=is_cancelled
+        )
         return [
-            make_result(
+            CancelledError("cancelled")
+            if hypothesis is None
+            else make_result(
                 self.tokenizer,
                 hypothesis.tokens,
                 language,
                 avg_logprob=hypothesis.avg_logprob,
                 no_speech_prob=hypothesis.no_speech_prob,
                 positions=positions,
+                max_tokens=request.max_tokens,
+                token_logprobs=hypothesis.logprobs[: len(hypothesis.tokens)] if window.options.token_logprobs else None,
             )
-            for language, hypothesis in zip(languages, decoded, strict=True)
+            for window, request, language, hypothesis in zip(windows, requests, languages, hypotheses, strict=True)
         ]
 
-    def _languages(self, encoded: Tensor, windows: list[Window]) -> list[tuple[str, float]]:
+    def _encode(self, positions: int, windows: list[Window]) -> Tensor:
+        """Return the encoder's output, shape (windows, positions, d_model)."""
+        n_samples, n_mels = positions * SAMPLES_PER_POSITION, self._model.config.num_mel_bins
+        audio = torch.from_numpy(np.stack([pad_or_trim(window.audio, n_samples) for window in windows]))
+        if self._device.type == "cuda":
+            audio = audio.pin_memory().to(self._device, non_blocking=True)
+        features = log_mel_spectrogram(audio, n_mels).to(self._model.dtype)
+        encoder, rows = self._model.model.encoder, len(windows)
+        if self._memory is None or rows > ENCODER_GRAPH_ROWS:
+            return encode(encoder, features)
+        still = self._memory.cut("features", (padded_rows(rows), *features.shape[1:]))
+        still[:rows].copy_(features)
+        return self._graphs.run(("encode", still.shape), lambda: encode(encoder, still))[:rows]
+
+    def _languages(self, batch: Batch, windows: list[Window]) -> list[tuple[str, float]]:
         """Return code and probability for each window, from the step after the start token (Whisper §2.3)."""
         if all(window.language is not None for window in windows):
             return [(str(window.language), 1.0) for window in windows]
         codes = list(self.tokenizer.languages)
-        starts = torch.full((len(windows), 1), self.tokenizer.sot, device=encoded.device)
-        hidden = self._model.model.decoder(input_ids=starts, encoder_hidden_states=encoded).last_hidden_state
-        logits = self._model.proj_out(hidden[:, -1]).float()[:, list(self.tokenizer.languages.values())]
+        # Also for rows whose language is known: a step of theirs costs less than leaving them out.
+        logits = batch.start(self.tokenizer.sot)[:, list(self.tokenizer.languages.values())]
         best = logits.softmax(-1).max(-1)
         return [
-            (window.language, 1.0) if window.language is not None else (codes[int(index)], float(probability))
-            for window, probability, index in zip(windows, best.values, best.indices, strict=True)
+            (window.language, 1.0) if window.language is not None else (codes[index], probability)
+            for window, probability, index in zip(windows, best.values.tolist(), best.indices.tolist(), strict=True)
         ]
 
+    def _request(self, window: Window, language: str) -> Request:
+        timestamps = not window.options.without_timestamps
+        before = [self.tokenizer.sot_prev, *window.prompt[-MAX_PROMPT_TOKENS:]] if window.prompt else []
+        if not all(0 <= token < self._model.config.vocab_size for token in before):
+            # On a GPU an index out of bounds would end the whole process' work, not this window's.
+            raise ValueError("the prompt has tokens that the model does not know")
+        prompt = [*before, *self.tokenizer.prompt(language, window.task, timestamps=timestamps)]
+        room = self._model.config.max_target_positions - len(prompt) + 1  # the last token is not read
+        return Request(prompt, min(window.max_new_tokens, room), timestamps)
 
-@dataclass(frozen=True)
-class GreedyHypothesis:
-    """What greedy decoding found for one row."""
 
-    tokens: tuple[int, ...]  # without the end token
-    avg_logprob: float
-    no_speech_prob: float
+def batch_size(positions: int) -> int:
+    """Return how many windows of so many positions a GPU decodes at once."""
+    return min(GPU_BATCH, GPU_BATCH_POSITIONS // positions)
+
+
+def static_memory(model: WhisperForConditionalGeneration) -> Memory:
+    """Return the memory that all greedy batches of a model share; nothing is allocated before it is needed."""
+    sizes = memory_sizes(model, GPU_BATCH, GPU_BATCH_POSITIONS)
+    sizes["features"] = model.config.num_mel_bins * 2 * MAX_POSITIONS * ENCODER_GRAPH_ROWS
+    return Memory(sizes, dtype=model.dtype, device=model.device)
 
 
 @torch.inference_mode()
@@ -125,60 +219,16 @@ def greedy(
     prompts: Sequence[Sequence[int]],
     max_tokens: int,
     tokenizer: WhisperTokenizer,
-) -> list[GreedyHypothesis]:
-    """Decode a batch greedily from encoder outputs of any length.
+) -> list[Hypothesis]:
+    """Decode a batch greedily, without timestamps, from encoder outputs of any length.
 
     Args:
         model: on the device of `encoded`.
         encoded: shape (batch, positions, d_model).
-        prompts: start, language, task, no timestamps; equally long.
+        prompts: start, language, task, no timestamps; of any lengths.
         max_tokens: new tokens a row at most.
         tokenizer: of the model.
     """
-    rows = len(prompts)
-    input_ids = torch.tensor([list(prompt) for prompt in prompts], device=encoded.device)
-    suppress = _mask(model, model.generation_config.suppress_tokens)
-    # No timestamp follows <|notimestamps|>; a blank or an empty answer is not a first token.
-    suppress[tokenizer.timestamp_begin :] = float("-inf")
-    first = suppress + _mask(model, model.generation_config.begin_suppress_tokens)
-    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-    finished = torch.zeros(rows, dtype=torch.bool, device=encoded.device)
-    log_probability = torch.zeros(rows, device=encoded.device)
-    steps: list[Tensor] = []
-    no_speech = torch.zeros(rows)
-    for step in range(max_tokens):
-        hidden = model.model.decoder(
-            input_ids=input_ids, encoder_hidden_states=encoded, past_key_values=cache, use_cache=True
-        ).last_hidden_state
-        if step == 0:
-            at_start = model.proj_out(hidden[:, 0]).float().softmax(-1)  # what follows <|startoftranscript|>
-            no_speech = at_start[:, tokenizer.no_speech].cpu()
-        logits = model.proj_out(hidden[:, -1]).float() + (first if step == 0 else suppress)
-        best = logits.log_softmax(-1).max(-1)
-        token = torch.where(finished, tokenizer.eot, best.indices)
-        log_probability += torch.where(finished, 0.0, best.values)
-        steps.append(token)
-        finished = finished | (token == tokenizer.eot)
-        if bool(finished.all()):
-            break
-        input_ids = token[:, None]
-    chosen = torch.stack(steps, dim=1).tolist()
-    hypotheses = []
-    for row, row_tokens in enumerate(chosen):
-        length = row_tokens.index(tokenizer.eot) if tokenizer.eot in row_tokens else len(row_tokens)
-        hypotheses.append(
-            GreedyHypothesis(
-                tokens=tuple(row_tokens[:length]),
-                avg_logprob=float(log_probability[row]) / (length + 1),
-                no_speech_prob=float(no_speech[row]),
-            )
-        )
-    return hypotheses
-
-
-def _mask(model: WhisperForConditionalGeneration, tokens: Sequence[int] | None) -> Tensor:
-    """Return what to add to the logits so that `tokens` cannot be chosen, shape (vocabulary,)."""
-    mask = torch.zeros(model.config.vocab_size, device=model.device)
-    if tokens:
-        mask[list(tokens)] = float("-inf")
-    return mask
+    requests = [Request(prompt, max_tokens) for prompt in prompts]
+    found = decode(model, Batch(model, encoded), requests, tokenizer)
+    return [hypothesis for hypothesis in found if hypothesis is not None]  # nobody cancels

@@ -23,16 +23,26 @@ def base_source():
 
 
 @pytest.fixture(scope="session")
-def italian():
-    """Return the Italian utterances of the Asterisk prompts, with absolute audio paths."""
-    try:
-        root = fetch(["it"], RUNS / "data" / "asterisk")
-    except SourceUnavailableError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(f"no speech on this machine: {error}")
-    utterances, _ = read_asterisk(root, "it", RUNS / "data" / "asterisk-audio")
-    return sorted(utterances, key=lambda utterance: utterance.id)
+def prompts():
+    """Return a function that gives the utterances of a language's Asterisk prompts, with absolute audio paths."""
+
+    def read(language):
+        try:
+            root = fetch([language], RUNS / "data" / "asterisk")
+        except SourceUnavailableError as error:
+            if os.environ.get("CI"):
+                raise
+            pytest.skip(f"no speech on this machine: {error}")
+        utterances, _ = read_asterisk(root, language, RUNS / "data" / "asterisk-audio")
+        return sorted(utterances, key=lambda utterance: utterance.id)
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def italian(prompts):
+    """Return the Italian utterances."""
+    return prompts("it")
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from speech.encoder import encode
 from speech.engine import Window
 from speech.engine.ctranslate2_engine import CTranslate2Engine
 from speech.engine.torch_engine import TorchEngine
+from speech.engine.tuning import Tuning
 from speech.features import log_mel_spectrogram, pad_or_trim
 from training.data.manifest import load_audio
 
@@ -75,7 +76,7 @@ def test_the_same_tokens_on_twenty_clips(base, base_source, windows, tmp_path):
     for name in ("model.bin", "config.json", "vocabulary.txt"):
         (source / name).symlink_to(base_source / name)
     context = ElasticContext()
-    expected = CTranslate2Engine.load(source, context, compute_type="float32").transcribe(windows)
+    expected = CTranslate2Engine.load(source, context, Tuning("float32")).transcribe(windows)
     ours = TorchEngine.load(base.path, context, device="cpu").transcribe(windows)
     assert {result.positions for result in ours} == {MAX_POSITIONS}
     assert [result.tokens for result in ours] == [result.tokens for result in expected]
@@ -86,7 +87,7 @@ def test_both_engines_agree_at_elastic_context(base, windows):
     """Torch and CTranslate2 in float32 decode the same tokens at a short context, language detected or given."""
     context = ElasticContext(elastic=True, margin=50)
     mixed = [Window(window.audio, None if i % 2 else "it") for i, window in enumerate(windows[:8])]
-    expected = CTranslate2Engine.load(base.path / "ctranslate2", context, compute_type="float32").transcribe(mixed)
+    expected = CTranslate2Engine.load(base.path / "ctranslate2", context, Tuning("float32")).transcribe(mixed)
     ours = TorchEngine.load(base.path, context, device="cpu").transcribe(mixed)
     for one, other in zip(ours, expected, strict=True):
         assert (one.tokens, one.language, one.positions) == (other.tokens, other.language, other.positions)

@@ -22,7 +22,7 @@ from service.schemas import Context, Version
 from service.settings import Settings
 from speech.audio import SAMPLE_RATE
 from speech.context import ElasticContext
-from speech.engine import GREEDY, DecodingOptions, DecodingResult, EngineError, Window
+from speech.engine import DecodingResult, EngineError, IsCancelled, Window, never
 from speech.tokens import WhisperTokenizer
 
 SPECIALS = [
@@ -44,6 +44,7 @@ class EchoEngine:
     """Says back which window it heard; waits, fails and explodes when told to."""
 
     description = "echo"
+    concurrency = 1
 
     def __init__(self, *, elastic: bool = False, seconds_a_batch: float = 0.0) -> None:
         self.context = ElasticContext(elastic, margin=0)
@@ -57,8 +58,16 @@ class EchoEngine:
         self.fails: Callable[[Window], bool] = lambda _window: False
         self.explodes = False
 
+    def batch_size(self, _positions: int) -> int:
+        """Take eight."""
+        return 8
+
+    def prepare(self, window: Window) -> Window:
+        """Take it as it is."""
+        return window
+
     def transcribe(
-        self, windows: Sequence[Window], _options: DecodingOptions = GREEDY
+        self, windows: Sequence[Window], _is_cancelled: IsCancelled = never
     ) -> list[DecodingResult | EngineError]:
         """Return one result or one error a window, in their order."""
         self.batches.append(list(windows))
@@ -69,7 +78,7 @@ class EchoEngine:
         return [EngineError("no /secret/words") if self.fails(w) else self._result(w) for w in windows]
 
     def _result(self, window: Window) -> DecodingResult:
-        positions = self.context.positions(window.audio.size)
+        positions = window.positions(self.context)
         return DecodingResult(fingerprint(window.audio), (), window.language or "it", 1.0, -0.1, 0.0, 1.0, positions)
 
 

@@ -4,13 +4,18 @@ import logging
 import subprocess
 import sys
 import threading
+from dataclasses import replace
+from datetime import UTC, datetime
 
+import anyio
 import pytest
 
 import service.app
 from registry import Registry
-from service.app import create_app
+from service.app import Model, Untuned, create_app, load_model
+from service.schemas import Context, Version
 from service.settings import Settings
+from speech.engine.tuning import Tuning, cache_file, write_cached
 
 pytestmark = pytest.mark.anyio
 
@@ -30,8 +35,8 @@ def version(tmp_path):
 
 @pytest.fixture
 def settings(tmp_path):
-    """Name the temporary registry."""
-    return Settings(registry=tmp_path / "registry", device="cpu", threads=3)
+    """Name the temporary registry, and a cache beside it."""
+    return Settings(registry=tmp_path / "registry", cache=tmp_path / "cache", device="cpu", threads=3)
 
 
 async def reason(client):
@@ -63,7 +68,7 @@ async def test_the_production_version_is_served(version, settings, serve, engine
     async with serve(create_app(settings)) as client:
         assert (await client.get("/health/ready")).json() == {"status": "ready"}
         model = (await client.get("/version")).json()["model"]
-    assert calls == [(version.path, True, 64, {"device": "cpu", "threads": 3})]
+    assert calls == [(version.path, True, 64, {"device": "cpu", "tuning": Tuning(threads=3, workers=1)})]
     assert model.pop("loaded_at")
     assert model == {
         "name": "whisper",
@@ -76,6 +81,129 @@ async def test_the_production_version_is_served(version, settings, serve, engine
         "context": {"elastic": True, "margin": 64},
     }
     assert [[w.audio.size for w in batch] for batch in engine.batches] == [[16_000]]  # warm before it was ready
+
+
+CLIP = 224  # positions of a 3 s clip with a margin of 64
+
+
+@pytest.fixture
+def loaded(engine, monkeypatch):
+    """Load the echo engine as if it were the CPU's, and tell the tuning that it was loaded with."""
+    tunings = []
+    monkeypatch.setattr(service.app, "CTranslate2Engine", type(engine))
+    monkeypatch.setattr(service.app, "load_engine", lambda *_, tuning, **__: tunings.append(tuning) or engine)
+    return tunings
+
+
+def test_a_cpu_engine_that_nobody_measured_is_to_be_tuned(version, settings, loaded):
+    """Without an answer from an earlier start the defaults are loaded, and it is known what to measure."""
+    untuned = load_model(settings.model_copy(update={"threads": 0})).untuned
+    assert loaded == [None]
+    assert untuned == Untuned(version.path / "ctranslate2", cache_file(settings.cache, version.manifest_sha256(), CLIP))
+
+
+def test_a_cached_tuning_is_used_from_the_start(version, settings, loaded):
+    """What was measured once on this machine is not measured again."""
+    tuning = Tuning("float32", workers=5, threads=1, batch=4)
+    write_cached(cache_file(settings.cache, version.manifest_sha256(), CLIP), tuning)
+    assert load_model(settings.model_copy(update={"threads": 0})).untuned is None
+    assert loaded == [tuning]
+
+
+def test_a_damaged_cache_is_measured_anew(version, settings, loaded):
+    """Whatever lies there, the service starts."""
+    cached = cache_file(settings.cache, version.manifest_sha256(), CLIP)
+    write_cached(cached, Tuning())
+    cached.write_text('{"workers": "many"}')
+    assert load_model(settings.model_copy(update={"threads": 0})).untuned.cached == cached
+    assert loaded == [None]
+
+
+def test_who_sets_the_threads_is_obeyed(version, settings, loaded, monkeypatch):
+    """WHISPERLOOP_THREADS is neither measured against nor overruled by what was measured."""
+    write_cached(cache_file(settings.cache, version.manifest_sha256(), CLIP), Tuning("float32"))
+    monkeypatch.setenv("WHISPERLOOP_THREADS", "7")
+    model = load_model(Settings(registry=settings.registry, cache=settings.cache))
+    assert model.untuned is None
+    assert loaded == [Tuning(workers=1, threads=7)]
+
+
+@pytest.mark.usefixtures("version")
+def test_another_engine_is_not_tuned(settings, engine, monkeypatch):
+    """Only the CPU engine has anything to tune."""
+    monkeypatch.setattr(service.app, "load_engine", lambda *_, **__: engine)
+    assert load_model(settings.model_copy(update={"threads": 0})).untuned is None
+
+
+@pytest.fixture
+def tune(tmp_path, monkeypatch):
+    """Make an application whose measurement ends at once with this answer, and whose engine is then loaded so."""
+
+    def make(answer, reload):
+        async def measured(*given):
+            calls.append(given)
+            return answer
+
+        calls = []
+        monkeypatch.setattr(service.app, "tune_when_idle", measured)
+        monkeypatch.setattr(service.app.CTranslate2Engine, "load", reload)
+        untuned = Untuned(tmp_path / "ctranslate2", tmp_path / "tuning.json")
+        return calls, lambda made: create_app(Settings(), load=lambda _: replace(made, untuned=untuned))
+
+    return make
+
+
+@pytest.fixture
+def model(engine):
+    """Return the echo engine with its version."""
+    context = Context(elastic=False, margin=0)
+    facts = {"name": "echo", "version": "1", "ref": "echo@1", "manifest_sha256": "0" * 64, "base": None, "parent": None}
+    return Model(engine, Version(**facts, engine="echo", context=context, loaded_at=datetime.now(UTC)))
+
+
+async def test_the_engine_is_replaced_by_the_tuned_one(tune, model, engine, make_engine, serve, wav, until, tmp_path):
+    """It is loaded as measured and warm before it takes over, and /version tells of it."""
+    tuned, tuning = make_engine(), Tuning("float32", workers=3, threads=1)
+    tuned.description = "echo, tuned"
+    loads = []
+    calls, create = tune(tuning, lambda *given: loads.append(given) or tuned)
+    app = create(model)
+    async with serve(app) as client:
+        await until(lambda: app.state.model.version.engine == "echo, tuned")
+        scheduler = app.state.model.scheduler
+        assert scheduler.engine is tuned
+        warm = len(tuned.batches)
+        assert (await client.post("/transcribe", files={"file": ("a", wav(1))})).status_code == 200
+        assert (await client.get("/version")).json()["model"]["engine"] == "echo, tuned"
+    assert calls == [(scheduler, tmp_path / "ctranslate2", 1500, tmp_path / "tuning.json")]
+    assert loads == [(tmp_path / "ctranslate2", engine.context, tuning)]
+    assert (warm, len(tuned.batches), len(engine.batches)) == (1, 2, 1)
+
+
+@pytest.mark.parametrize("answer", [None, Tuning()])
+async def test_nothing_better_changes_nothing(tune, model, engine, serve, until, answer):
+    """Where nothing was measured or the defaults are best, the engine stays."""
+    calls, create = tune(answer, lambda *_: pytest.fail("it was loaded again"))
+    app = create(model)
+    async with serve(app) as client:
+        await until(lambda: calls)
+        await anyio.sleep(0.02)
+        assert app.state.model.scheduler.engine is engine
+        assert (await client.get("/health/ready")).status_code == 200
+
+
+async def test_a_tuned_engine_that_does_not_load_changes_nothing(
+    tune, model, engine, make_engine, serve, wav, until, caplog
+):
+    """The service goes on as it is, and the log says why."""
+    broken = make_engine()
+    broken.explodes = True
+    _, create = tune(Tuning("float32"), lambda *_: broken)
+    app = create(model)
+    async with serve(app) as client:
+        await until(lambda: "as tuned" in caplog.text)
+        assert app.state.model.scheduler.engine is engine
+        assert (await client.post("/transcribe", files={"file": ("a", wav(1))})).status_code == 200
 
 
 async def test_the_server_is_live_while_the_model_loads(make_app, serve, engine, until):

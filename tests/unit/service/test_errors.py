@@ -221,4 +221,10 @@ async def test_any_other_request_id_is_replaced(make_app, serve, given):
 
 def test_these_are_all_the_routes():
     """No path is served that nobody decided on."""
-    assert {route.path for route in router.routes} == {"/transcribe", "/health/live", "/health/ready", "/version"}
+    assert {route.path for route in router.routes} == {
+        "/transcribe",
+        "/health/live",
+        "/health/ready",
+        "/version",
+        "/metrics",
+    }

@@ -1,14 +1,16 @@
 """The scheduler over a real thread and an engine without weights."""
 
 import asyncio
+import threading
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from service.scheduler import OverloadedError, Scheduler
 from speech.audio import SAMPLE_RATE
-from speech.engine import EngineError, Window
+from speech.engine import CancelledError, EngineError, Window
 
 pytestmark = pytest.mark.anyio
 
@@ -121,10 +123,238 @@ async def test_an_exception_fails_one_batch_and_not_the_loop(engine, window, wor
 async def test_a_wrong_number_of_results_is_an_error(engine, window):
     """No result is ever handed to another window because one is missing."""
     transcribe = engine.transcribe
-    engine.transcribe = lambda windows: transcribe(windows)[1:]
+    engine.transcribe = lambda windows, is_cancelled: transcribe(windows, is_cancelled)[1:]
     async with running(engine) as scheduler:
         with pytest.raises(EngineError, match="1 results for 2 windows"):
             await decode(scheduler, window(), window())
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+async def test_as_many_batches_run_as_the_engine_likes(engine, window, until, words, concurrency):
+    """Two at once where that is faster, and one otherwise; the rest waits."""
+    engine.concurrency = concurrency
+    clips = [window(1, 0.1 + 0.1 * i) for i in range(5)]
+    async with running(engine, max_batch_size=1) as scheduler:
+        engine.gate.clear()
+        tasks = [asyncio.create_task(decode(scheduler, clip)) for clip in clips]
+        await until(lambda: scheduler.stats().waiting_windows == 5 - concurrency)
+        await asyncio.sleep(0.02)
+        assert len(engine.batches) == concurrency
+        engine.gate.set()
+        assert await asyncio.gather(*tasks) == [[words(clip.audio)] for clip in clips]
+        assert scheduler.stats().batches == 5
+
+
+async def test_a_batch_that_ends_first_makes_room_for_the_next(engine, window, words):
+    """Of two batches at once, the short one does not wait for the long one."""
+    long, *short = (window(1, 0.1 * i) for i in range(1, 5))
+    others, transcribe = threading.Semaphore(0), engine.transcribe
+
+    def wait_for_three(windows, is_cancelled):
+        answers = transcribe(windows, is_cancelled)
+        for _ in range(3):
+            if windows[0] is long:
+                assert others.acquire(timeout=10)
+        others.release()
+        return answers
+
+    engine.transcribe, engine.concurrency = wait_for_three, 2
+    async with running(engine, max_batch_size=1) as scheduler:
+        answers = await asyncio.gather(*(decode(scheduler, clip) for clip in (long, *short)))
+    assert answers == [[words(clip.audio)] for clip in (long, *short)]
+
+
+@pytest.mark.parametrize(("cap", "sizes"), [(None, {64: 5, 1500: 2}), (3, {64: 3, 1500: 2}), (99, {64: 5, 1500: 2})])
+async def test_the_engine_says_how_large_a_batch_is(make_engine, window, until, cap, sizes):
+    """By the context of its windows; a setting can make batches smaller, and no larger."""
+    engine = make_engine(elastic=True)
+    engine.batch_size = lambda positions: 2 if positions == 1500 else 5
+    async with running(engine, max_batch_size=cap) as scheduler:
+        engine.gate.clear()
+        first = asyncio.create_task(decode(scheduler, window(12)))
+        await until(lambda: engine.batches)
+        rest = [asyncio.create_task(decode(scheduler, *[window(seconds)] * 10)) for seconds in (1, 30)]
+        await until(lambda: scheduler.stats().waiting_windows == 20)
+        engine.gate.set()
+        await asyncio.gather(first, *rest)
+    largest = {}
+    for batch in engine.batches[1:]:
+        positions = batch[0].positions(engine.context)
+        largest[positions] = max(largest.get(positions, 0), len(batch))
+    assert largest == sizes
+
+
+async def test_the_engine_is_told_who_left(engine, window, until):
+    """While a batch runs, exactly the windows whose request was cancelled are cancelled."""
+    told, transcribe = [], engine.transcribe
+
+    def listen(windows, is_cancelled):
+        told.append((windows, is_cancelled))
+        return transcribe(windows, is_cancelled)
+
+    engine.transcribe = listen
+    async with running(engine) as scheduler:
+        engine.gate.clear()
+        first = asyncio.create_task(decode(scheduler, window()))
+        await until(lambda: told)
+        stays, leaves = ([window(level=level), window(level=level + 0.05)] for level in (0.2, 0.6))
+        staying, leaving = (asyncio.create_task(decode(scheduler, *windows)) for windows in (stays, leaves))
+        await until(lambda: scheduler.stats().waiting_windows == 4)
+        engine.gate.set()
+        await first
+        engine.gate.clear()
+        await until(lambda: len(told) == 2)
+        windows, is_cancelled = told[1]
+        assert not any(is_cancelled(i) for i in range(4))
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        assert [is_cancelled(i) for i in range(4)] == [any(w is gone for gone in leaves) for w in windows]
+        engine.gate.set()
+        assert len(await staying) == 2
+
+
+async def test_a_request_that_failed_has_left(engine, window, until):
+    """One window's error ends its request, and the engine need not finish that request's other windows."""
+    bad, good = window(level=0.9), window(level=0.2)
+    told, transcribe, gate = [], engine.transcribe, threading.Event()
+
+    def listen(windows, is_cancelled):
+        if windows[0] is good:
+            told.append(is_cancelled)
+            assert gate.wait(timeout=10)
+        return transcribe(windows, is_cancelled)
+
+    engine.transcribe, engine.fails, engine.concurrency = listen, lambda w: w is bad, 2
+    engine.gate.clear()
+    async with running(engine, max_batch_size=1) as scheduler:
+        failing = asyncio.create_task(decode(scheduler, bad, good))
+        await until(lambda: told)
+        assert not told[0](0)
+        engine.gate.set()
+        with pytest.raises(EngineError):
+            await failing
+        assert told[0](0)
+        gate.set()
+
+
+async def test_a_cancelled_answer_harms_nobody(engine, window, words, until):
+    """What the engine says of a window that was left goes nowhere."""
+    transcribe = engine.transcribe
+
+    def obey(windows, is_cancelled):
+        answers = transcribe(windows, is_cancelled)
+        return [CancelledError("gone") if is_cancelled(i) else answer for i, answer in enumerate(answers)]
+
+    engine.transcribe = obey
+    async with running(engine) as scheduler:
+        engine.gate.clear()
+        gone = asyncio.create_task(decode(scheduler, window()))
+        await until(lambda: engine.batches)
+        gone.cancel()
+        await asyncio.gather(gone, return_exceptions=True)
+        engine.gate.set()
+        assert await decode(scheduler, window(2)) == [words(window(2).audio)]
+        assert scheduler.is_running
+
+
+async def test_an_engine_is_replaced_between_batches(engine, make_engine, window, until):
+    """The running batch finishes on the old engine, the next one begins on the new, and nobody notices."""
+    faster = make_engine()
+    faster.concurrency = 3
+    async with running(engine, max_batch_size=1) as scheduler:
+        engine.gate.clear()
+        faster.gate.clear()
+        tasks = [asyncio.create_task(decode(scheduler, window())) for _ in range(4)]
+        await until(lambda: engine.batches)
+        scheduler.engine = faster
+        assert scheduler.engine is faster
+        await until(lambda: len(faster.batches) == 2)  # it takes three at once: two, and the one that runs
+        assert not any(task.done() for task in tasks)
+        faster.gate.set()
+        await until(lambda: sum(task.done() for task in tasks) == 3)
+        engine.gate.set()
+        await asyncio.gather(*tasks)
+    assert (len(engine.batches), len(faster.batches)) == (1, 3)
+
+
+async def test_closing_waits_for_all_running_batches(engine, window, until):
+    """With several batches at once, close returns when the last of them is answered."""
+    engine.concurrency = 2
+    scheduler = Scheduler(engine, max_batch_size=1)
+    engine.gate.clear()
+    tasks = [asyncio.create_task(decode(scheduler, window())) for _ in range(3)]
+    await until(lambda: len(engine.batches) == 2)
+    closing = asyncio.create_task(scheduler.close())
+    await asyncio.sleep(0.02)
+    assert not closing.done()
+    engine.gate.set()
+    await closing
+    assert [len(answers) for answers in await asyncio.gather(*tasks)] == [1, 1, 1]
+
+
+async def test_closing_waits_for_a_batch_that_nobody_waits_for(engine, window, until):
+    """The engine's thread is not left behind with a batch whose request is gone."""
+    scheduler = Scheduler(engine)
+    engine.gate.clear()
+    gone = asyncio.create_task(decode(scheduler, window()))
+    await until(lambda: engine.batches)
+    gone.cancel()
+    await asyncio.gather(gone, return_exceptions=True)
+    assert scheduler.is_idle
+    closing = asyncio.create_task(scheduler.close())
+    await asyncio.sleep(0.02)
+    assert not closing.done()
+    engine.gate.set()
+    await closing
+    assert scheduler.stats().batches == 1
+
+
+async def test_every_batch_is_reported(make_engine, window):
+    """Who asked to be told learns of windows, audio, what was paid for it, and how long it took to come and to go."""
+    reported = []
+    async with running(make_engine(elastic=True, seconds_a_batch=0.01), on_batch=reported.append) as scheduler:
+        await decode(scheduler, window(1), window(1.1))
+        await decode(scheduler, window(30))
+        stats = scheduler.stats()
+    assert [batch.windows for batch in reported] == [2, 1]
+    assert [batch.audio_s for batch in reported] == pytest.approx([2.1, 30])
+    assert [batch.padded_s for batch in reported] == pytest.approx([2 * 64 / 50, 30])
+    assert all(batch.busy_s >= 0.01 for batch in reported)
+    assert all(0 <= batch.waited_s < 10 for batch in reported)
+    for name in ("windows", "audio_s", "padded_s", "waited_s", "busy_s"):
+        assert getattr(stats, name) == pytest.approx(sum(getattr(batch, name) for batch in reported))
+
+
+async def test_waiting_is_counted(engine, window, until):
+    """A window that waited behind a batch has waited as long as that took."""
+    async with running(engine) as scheduler:
+        engine.gate.clear()
+        tasks = [asyncio.create_task(decode(scheduler, window()))]
+        await until(lambda: engine.batches)
+        tasks.append(asyncio.create_task(decode(scheduler, window(), window())))
+        await until(lambda: scheduler.stats().waiting_windows == 2)
+        await asyncio.sleep(0.05)
+        engine.gate.set()
+        await asyncio.gather(*tasks)
+        assert scheduler.stats().waited_s >= 2 * 0.05
+
+
+async def test_full_context_is_paid_for_and_counted_as_more_to_do(make_engine, window, until):
+    """A window that is decoded again makes its request longer, and fills a bucket of 30 s."""
+    engine = make_engine(elastic=True)
+    async with running(engine) as scheduler:
+        with scheduler.admit(1.0) as job:
+            await scheduler.submit(job, [window()])
+            assert scheduler.stats().waiting_s == pytest.approx(0)
+            engine.gate.clear()
+            again = asyncio.create_task(scheduler.submit(job, [replace(window(), full_context=True)]))
+            await until(lambda: len(engine.batches) == 2)
+            assert scheduler.stats().waiting_s == pytest.approx(1)
+            engine.gate.set()
+            (result,) = await again
+            assert result.positions == 1500
+            assert scheduler.stats().waiting_s == pytest.approx(0)
+        assert scheduler.stats().padded_s == pytest.approx(64 / 50 + 30)
 
 
 @pytest.mark.parametrize("leave", ["cancelled", "failed"])

@@ -27,7 +27,7 @@ def make_queue(*buckets: list[int]) -> Queue:
 
 def served(queue: Queue, names: list[Job], max_size: int) -> list[int]:
     """Take a batch, decode it, and tell whose windows it held."""
-    batch = queue.next_batch(max_size)
+    batch = queue.next_batch(lambda _: max_size)
     queue.mark_decoded(batch)
     return [names.index(item.job) for item in batch]
 
@@ -53,13 +53,29 @@ def test_who_was_served_goes_to_the_back():
     assert [served(queue, names, 1)[0] for _ in range(7)] == [0, 1, 2, 0, 1, 0, 1]
 
 
+def test_the_bucket_decides_the_size_of_the_batch():
+    """Many short windows go together, and few long ones."""
+    queue = make_queue([64] * 9 + [1500] * 9)
+    sizes = []
+    while batch := queue.next_batch(lambda positions: 2 if positions == 1500 else 8):
+        queue.mark_decoded(batch)
+        sizes.append((batch[0].positions, len(batch)))
+    assert sizes == [(64, 8), (64, 1), *[(1500, 2)] * 4, (1500, 1)]
+
+
+def test_an_empty_queue_asks_for_no_size():
+    """Where nothing waits there is no bucket to ask about."""
+    queue = make_queue([])
+    assert queue.next_batch(lambda _: 1 // 0) == []
+
+
 def test_who_comes_during_a_batch_goes_before_who_is_in_it():
     """A newcomer's first window is in the next batch."""
     queue = make_queue([64] * 20)
-    batch = queue.next_batch(8)
+    batch = queue.next_batch(lambda _: 8)
     queue.jobs.extend(make_queue([1500]).jobs)
     queue.mark_decoded(batch)
-    assert queue.next_batch(8)[0].positions == 1500
+    assert queue.next_batch(lambda _: 8)[0].positions == 1500
 
 
 def test_newcomers_do_not_starve_a_film():
@@ -68,7 +84,7 @@ def test_newcomers_do_not_starve_a_film():
     film = queue.jobs[0]
     order = []
     while film.waiting:
-        batch = queue.next_batch(1)
+        batch = queue.next_batch(lambda _: 1)
         order.append(batch[0].job is film)
         if len(order) % 2:
             queue.jobs.extend(make_queue([64]).jobs)
@@ -96,7 +112,7 @@ def test_every_window_is_decoded_once_in_batches_of_one_bucket(buckets, max_size
     n_jobs = len(queue.jobs)
     seen: list[Item] = []
     unserved = dict.fromkeys(queue.jobs, 0)
-    while batch := queue.next_batch(max_size):
+    while batch := queue.next_batch(lambda _: max_size):
         assert len(batch) <= max_size
         assert len({item.positions for item in batch}) == 1
         in_batch = {item.job for item in batch}

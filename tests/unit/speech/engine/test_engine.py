@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,13 @@ import speech
 from speech.context import ElasticContext
 from speech.engine import (
     MAX_NEW_TOKENS,
+    CancelledError,
     DecodingResult,
     EngineError,
     Window,
     compression_ratio,
-    decode_by_bucket,
+    decode_in_batches,
     load_engine,
-    max_new_tokens,
 )
 
 ELASTIC = ElasticContext(elastic=True, margin=0)
@@ -41,6 +42,11 @@ def answer(window, positions):
     return DecodingResult(str(int(window.audio[0])), (), "it", 1.0, 0.0, 0.0, 0.0, positions)
 
 
+def decode_by(made, context, max_batch, decode, **more):
+    """Decode in batches of a fixed size."""
+    return decode_in_batches(made, context, decode, batch_size=lambda _: max_batch, **more)
+
+
 class Recorder:
     """A decoder that remembers its calls and chokes on some windows."""
 
@@ -48,7 +54,7 @@ class Recorder:
         self.poisonous = poisonous
         self.calls = []
 
-    def __call__(self, positions, batch):
+    def __call__(self, positions, batch, _is_cancelled):
         """Answer a batch, or fail with the mark of the first window that cannot be decoded."""
         marks = [int(window.audio[0]) for window in batch]
         self.calls.append((positions, marks))
@@ -63,7 +69,7 @@ def test_answers_come_in_the_order_of_the_windows(seconds, max_batch):
     """Whatever is batched with what, each window gets its own answer, at its own context."""
     made = marked(*seconds)
     decode = Recorder()
-    results = decode_by_bucket(made, ELASTIC, max_batch, decode)
+    results = decode_by(made, ELASTIC, max_batch, decode)
     assert [result.text for result in results] == [str(i) for i in range(len(made))]
     assert [result.positions for result in results] == [ELASTIC.positions(w.audio.size) for w in made]
     for positions, marks in decode.calls:
@@ -76,8 +82,8 @@ def test_answers_come_in_the_order_of_the_windows(seconds, max_batch):
 def test_workers_change_neither_order_nor_answers(workers):
     """Several batches at once give what one after the other gives, failures included."""
     made = marked(*[0.5 + i % 7 for i in range(40)])
-    alone = decode_by_bucket(made, ELASTIC, 4, Recorder(5, 17))
-    together = decode_by_bucket(made, ELASTIC, 4, Recorder(5, 17), workers=workers)
+    alone = decode_by(made, ELASTIC, 4, Recorder(5, 17))
+    together = decode_by(made, ELASTIC, 4, Recorder(5, 17), workers=workers)
     assert [str(answer) for answer in together] == [str(answer) for answer in alone]
 
 
@@ -85,46 +91,46 @@ def test_workers_do_work_at_the_same_time():
     """Two workers have two batches in hand: each waits for the other, and neither gives up."""
     both = threading.Barrier(2, timeout=10)
 
-    def decode(positions, batch):
+    def decode(positions, batch, _is_cancelled):
         both.wait()
         return [answer(window, positions) for window in batch]
 
-    results = decode_by_bucket(marked(1, 5), ELASTIC, 8, decode, workers=2)
+    results = decode_by(marked(1, 5), ELASTIC, 8, decode, workers=2)
     assert [result.text for result in results] == ["0", "1"]
 
 
 def test_a_call_holds_one_context():
     """Short windows do not pay for a long one that came along."""
     decode = Recorder()
-    decode_by_bucket(marked(1, 30, 1.1, 29.9, 1.2), ELASTIC, 8, decode)
+    decode_by(marked(1, 30, 1.1, 29.9, 1.2), ELASTIC, 8, decode)
     assert [marks for _, marks in decode.calls] == [[0, 2, 4], [3, 1]]
 
 
 def test_without_elasticity_all_share_one_call():
     """Where every window costs 30 s, all of them go together."""
     decode = Recorder()
-    decode_by_bucket(marked(1, 30, 5), ElasticContext(), 8, decode)
+    decode_by(marked(1, 30, 5), ElasticContext(), 8, decode)
     assert [positions for positions, _ in decode.calls] == [1500]
 
 
 def test_batches_are_as_large_as_allowed():
     """Nine windows of one context are a batch of eight and one."""
     decode = Recorder()
-    decode_by_bucket(marked(*[1.0] * 9), ELASTIC, 8, decode)
+    decode_by(marked(*[1.0] * 9), ELASTIC, 8, decode)
     assert [len(marks) for _, marks in decode.calls] == [8, 1]
 
 
 def test_nothing_to_decode_is_no_call():
     """An empty list has an empty answer."""
     decode = Recorder()
-    assert decode_by_bucket([], ELASTIC, 8, decode) == []
+    assert decode_by([], ELASTIC, 8, decode) == []
     assert decode.calls == []
 
 
 @pytest.mark.parametrize("poisonous", range(8))
 def test_a_window_that_cannot_be_decoded_fails_alone(poisonous):
     """Seven of eight are answered, wherever the eighth stands; its error says why."""
-    results = decode_by_bucket(marked(*[1.0] * 8), ELASTIC, 8, Recorder(poisonous))
+    results = decode_by(marked(*[1.0] * 8), ELASTIC, 8, Recorder(poisonous))
     for i, found in enumerate(results):
         if i == poisonous:
             assert isinstance(found, EngineError)
@@ -136,14 +142,14 @@ def test_a_window_that_cannot_be_decoded_fails_alone(poisonous):
 @given(st.sets(st.integers(0, 7)))
 def test_any_number_of_them_may_fail(poisonous):
     """Errors and answers do not mix."""
-    results = decode_by_bucket(marked(*[1.0] * 8), ELASTIC, 8, Recorder(*poisonous))
+    results = decode_by(marked(*[1.0] * 8), ELASTIC, 8, Recorder(*poisonous))
     assert {i for i, found in enumerate(results) if isinstance(found, EngineError)} == poisonous
 
 
 def test_a_culprit_is_found_by_halving():
     """One bad window of eight costs seven calls, not one a window and one more."""
     decode = Recorder(5)
-    decode_by_bucket(marked(*[1.0] * 8), ELASTIC, 8, decode)
+    decode_by(marked(*[1.0] * 8), ELASTIC, 8, decode)
     assert len(decode.calls) == 7
 
 
@@ -154,7 +160,7 @@ def test_stopping_the_program_is_no_windows_error():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        decode_by_bucket(marked(1), ELASTIC, 8, interrupted)
+        decode_by(marked(1), ELASTIC, 8, interrupted)
 
 
 def test_a_loop_compresses_well():
@@ -164,10 +170,57 @@ def test_a_loop_compresses_well():
     assert compression_ratio("") == 0.0
 
 
-@pytest.mark.parametrize(("positions", "tokens"), [(0, 24), (50, 54), (64, 62), (250, 174), (1500, MAX_NEW_TOKENS)])
-def test_a_window_may_have_thirty_tokens_a_second(positions, tokens):
+@pytest.mark.parametrize(("seconds", "tokens"), [(0.02, 25), (1, 54), (1.1, 57), (5, 174), (30, MAX_NEW_TOKENS)])
+def test_a_window_may_have_thirty_tokens_a_second(seconds, tokens):
     """Short windows stop loops early; none gets more than half of the decoder's positions."""
-    assert max_new_tokens(positions) == tokens
+    assert Window(np.zeros(round(seconds * 16_000), np.float32)).max_new_tokens == tokens
+
+
+def test_a_window_can_ask_for_thirty_seconds():
+    """What is decoded again at full context pays for 1,500 positions, and is not batched with short ones."""
+    decode = Recorder()
+    first, second = marked(1, 1)
+    results = decode_by([first, replace(second, full_context=True)], ELASTIC, 8, decode)
+    assert [result.positions for result in results] == [64, 1500]
+    assert [positions for positions, _ in decode.calls] == [64, 1500]
+
+
+def test_kinds_do_not_share_a_call():
+    """Windows of one context are split where the engine cannot mix them."""
+    decode = Recorder()
+    made = [replace(window, prompt=(1,) * (i % 2)) for i, window in enumerate(marked(1, 1, 1, 1))]
+    decode_by(made, ELASTIC, 8, decode, kind=lambda window: len(window.prompt))
+    assert sorted(marks for _, marks in decode.calls) == [[0, 2], [1, 3]]
+
+
+def test_batches_may_be_smaller_where_windows_are_longer():
+    """The size of a batch is asked for at each context."""
+    decode = Recorder()
+    decode_in_batches(
+        marked(1, 1, 1, 30, 30), ELASTIC, decode, batch_size=lambda positions: 1 if positions > 1000 else 8
+    )
+    assert [marks for _, marks in decode.calls] == [[0, 1, 2], [3], [4]]
+
+
+def test_the_cancelled_are_not_decoded():
+    """Who is cancelled before its batch begins costs nothing, and its neighbours are answered."""
+    decode = Recorder()
+    results = decode_by(marked(1, 1, 1), ELASTIC, 8, decode, is_cancelled=lambda i: i == 1)
+    assert [type(result) for result in results] == [DecodingResult, CancelledError, DecodingResult]
+    assert decode.calls == [(64, [0, 2])]
+
+
+def test_rows_know_whose_they_are():
+    """An engine that asks about a row of its batch is told about the window in that row."""
+    asked = []
+
+    def decode(positions, batch, is_cancelled):
+        asked.extend((int(window.audio[0]), is_cancelled(row)) for row, window in enumerate(batch))
+        return [answer(window, positions) for window in batch]
+
+    calls = []
+    decode_by(marked(3, 1, 2), ELASTIC, 8, decode, is_cancelled=lambda i: calls.count(i) > 0 or bool(calls.append(i)))
+    assert sorted(asked) == [(0, True), (1, True), (2, True)]
 
 
 LOAD = """
@@ -176,8 +229,9 @@ from pathlib import Path
 import numpy as np
 from speech.context import ElasticContext
 from speech.engine import Window, load_engine
+from speech.engine.tuning import Tuning
 import speech.transcribe
-engine = load_engine(Path(sys.argv[1]), ElasticContext(elastic=True), device="cpu", threads=1)
+engine = load_engine(Path(sys.argv[1]), ElasticContext(elastic=True), device="cpu", tuning=Tuning(threads=1))
 (result,) = engine.transcribe([Window(np.ones(8000, np.float32), "it")])
 print(engine.description, result.positions, sorted({"torch", "transformers"} & sys.modules.keys()))
 """

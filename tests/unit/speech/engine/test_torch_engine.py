@@ -1,27 +1,38 @@
 """The promises of the GPU engine, kept on a CPU: the reference's tokens, and CTranslate2's."""
 
 import copy
+import itertools
+import math
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 from transformers import WhisperForConditionalGeneration
 
-from speech.context import BUCKETS, ElasticContext
+from speech.checkpoint import WEIGHTS
+from speech.context import BUCKETS, MAX_POSITIONS, ElasticContext
+from speech.convert import export_ctranslate2
 from speech.encoder import encode
-from speech.engine import DecodingOptions, EngineError, Window
+from speech.engine import MAX_PROMPT_TOKENS, CancelledError, DecodingOptions, EngineError, Window
 from speech.engine.ctranslate2_engine import CTranslate2Engine
-from speech.engine.torch_engine import TorchEngine, greedy
+from speech.engine.torch_decoding import decode
+from speech.engine.torch_engine import TorchEngine
+from speech.engine.tuning import Tuning
 
 ELASTIC = ElasticContext(elastic=True, margin=0)
 FEW = 16  # tokens, enough to see a difference
+FLOAT32 = Tuning("float32", workers=1, threads=1)
 
 
 @pytest.fixture(autouse=True)
 def few_tokens(monkeypatch):
     """Let both engines stop early: a random model seldom ends by itself."""
-    for engine in ("torch_engine", "ctranslate2_engine"):
-        monkeypatch.setattr(f"speech.engine.{engine}.max_new_tokens", lambda _: FEW)
+    monkeypatch.setattr(Window, "max_new_tokens", FEW)
 
 
 @pytest.fixture(scope="module")
@@ -39,17 +50,22 @@ def reference(tiny):
 @pytest.fixture(scope="module")
 def ctranslate2_engine(tiny):
     """Return CTranslate2 in the same precision."""
-    return CTranslate2Engine.load(tiny.export, ELASTIC, compute_type="float32", threads=1)
+    return CTranslate2Engine.load(tiny.export, ELASTIC, FLOAT32)
 
 
 @pytest.fixture(scope="module")
-def encoded(reference):
-    """Return encoder outputs of six different noises at 200 positions."""
-    generator = np.random.default_rng(1)
-    levels = np.linspace(0.3, 3, 6)[:, None, None]
-    features = torch.from_numpy((levels * generator.standard_normal((6, 80, 400))).astype(np.float32))
-    with torch.inference_mode():
-        return encode(reference.model.encoder, features)
+def timed(tiny, tokenizer, tmp_path_factory):
+    """Return both engines with a model that likes timestamps now and then."""
+    folder = tmp_path_factory.mktemp("timed") / "checkpoint"
+    shutil.copytree(tiny.checkpoint, folder, ignore=shutil.ignore_patterns("ctranslate2"))
+    arrays = load_file(folder / WEIGHTS)
+    arrays["model.decoder.embed_tokens.weight"][tokenizer.timestamp_begin :, 0] = -3.0
+    save_file(arrays, folder / WEIGHTS, metadata={"format": "pt"})
+    export_ctranslate2(folder, folder / "ctranslate2", dtype="float32")
+    return (
+        TorchEngine.load(folder, ELASTIC, device="cpu"),
+        CTranslate2Engine.load(folder / "ctranslate2", ELASTIC, FLOAT32),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -63,124 +79,6 @@ def recordings(chirp):
         Window(0.01 * chirp(8.0), "ru"),
         Window(chirp(30.0, high=7000), "it"),
     ]
-
-
-@torch.inference_mode()
-def without_cache(model, encoded, prompt, max_tokens, tokenizer):
-    """Decode one row by the book: the whole sequence again for every token."""
-    suppressed = [*model.generation_config.suppress_tokens, *range(tokenizer.timestamp_begin, model.config.vocab_size)]
-    tokens, logprob = [], 0.0
-    for step in range(max_tokens):
-        hidden = model.model.decoder(
-            input_ids=torch.tensor([[*prompt, *tokens]]), encoder_hidden_states=encoded, use_cache=False
-        ).last_hidden_state
-        logits = model.proj_out(hidden[0, -1])
-        logits[suppressed] = float("-inf")
-        if step == 0:
-            logits[model.generation_config.begin_suppress_tokens] = float("-inf")
-        token = int(logits.argmax())
-        logprob += float(logits.log_softmax(-1)[token])
-        if token == tokenizer.eot:
-            break
-        tokens.append(token)
-    return tuple(tokens), logprob / (len(tokens) + 1)
-
-
-def test_greedy_equals_decoding_by_the_book(reference, encoded, tokenizer):
-    """Cache, batch and masks change neither a token nor its probability."""
-    prompts = [tokenizer.prompt(code) for code in ("it", "en", "ru", "it", "en", "ru")]
-    found = greedy(reference, encoded, prompts, FEW, tokenizer)
-    assert len({hypothesis.tokens for hypothesis in found}) > 1  # the audio matters
-    for row, hypothesis in enumerate(found):
-        tokens, logprob = without_cache(reference, encoded[row : row + 1], prompts[row], FEW, tokenizer)
-        assert hypothesis.tokens == tokens
-        assert hypothesis.avg_logprob == pytest.approx(logprob, abs=1e-4)
-
-
-def test_greedy_equals_transformers_generate(reference, chirp, tokenizer):
-    """At 30 s the tokens are those of transformers' own generate."""
-    from speech.features import log_mel_spectrogram, pad_or_trim
-
-    features = torch.from_numpy(np.stack([log_mel_spectrogram(pad_or_trim(chirp(s))) for s in (1, 7)]))
-    with torch.inference_mode():
-        found = greedy(
-            reference, encode(reference.model.encoder, features), [tokenizer.prompt("it")] * 2, FEW, tokenizer
-        )
-        expected = reference.generate(
-            features, language="it", task="transcribe", max_new_tokens=FEW, num_beams=1, do_sample=False
-        ).tolist()
-    for hypothesis, row in zip(found, expected, strict=True):
-        text = [token for token in row if token < tokenizer.eot]
-        assert list(hypothesis.tokens) == text
-
-
-def test_suppressed_tokens_never_appear(reference, encoded, tokenizer, monkeypatch):
-    """What the generation config forbids is not generated, at the beginning or anywhere."""
-    prompts = [tokenizer.prompt("it")] * 6
-    free = greedy(reference, encoded, prompts, FEW, tokenizer)
-    first, later = free[0].tokens[0], free[0].tokens[-1]
-    monkeypatch.setattr(reference.generation_config, "suppress_tokens", [later])
-    monkeypatch.setattr(reference.generation_config, "begin_suppress_tokens", [first])
-    for hypothesis in greedy(reference, encoded, prompts, FEW, tokenizer):
-        assert later not in hypothesis.tokens
-        assert hypothesis.tokens[0] != first
-
-
-def test_no_timestamps_follow_their_no(reference, encoded, tokenizer):
-    """Timestamps are masked although no config names them."""
-    model = copy.deepcopy(reference)
-    with torch.no_grad():
-        model.proj_out.weight[tokenizer.timestamp_begin :, 0] = 30.0  # nothing else is as probable
-    for hypothesis in greedy(model, encoded, [tokenizer.prompt("it")] * 6, FEW, tokenizer):
-        assert max(hypothesis.tokens) < tokenizer.timestamp_begin
-
-
-@pytest.fixture(scope="module")
-def ending(reference, encoded, tokenizer):
-    """Return a model that ends at different steps in different rows, and what it says before."""
-    said = [h.tokens for h in greedy(reference, encoded, [tokenizer.prompt("it")] * 6, FEW, tokenizer)]
-    steps = {
-        token: [tokens.index(token) if token in tokens else FEW for tokens in said]
-        for token in {token for tokens in said for token in tokens} - {tokens[0] for tokens in said}
-    }
-    token = max(sorted(steps), key=lambda t: len(set(steps[t])))
-    assert len(set(steps[token])) > 1
-    model = copy.deepcopy(reference)
-    with torch.no_grad():  # the end takes this token's place
-        weight = model.proj_out.weight
-        weight[[token, tokenizer.eot]] = weight[[tokenizer.eot, token]]
-    return model, [tokens[:step] for tokens, step in zip(said, steps[token], strict=True)]
-
-
-def test_it_stops_at_the_end_token(ending, encoded, tokenizer):
-    """A row's tokens are those before its end, whenever the others end."""
-    model, expected = ending
-    found = greedy(model, encoded, [tokenizer.prompt("it")] * 6, FEW, tokenizer)
-    assert [hypothesis.tokens for hypothesis in found] == expected
-    assert tokenizer.eot not in {token for hypothesis in found for token in hypothesis.tokens}
-
-
-def test_finished_rows_do_not_change_the_others(ending, encoded, tokenizer):
-    """Six in a batch are six alone: tokens, probabilities and silence."""
-    model, _ = ending
-    prompts = [tokenizer.prompt("it")] * 6
-    together = greedy(model, encoded, prompts, FEW, tokenizer)
-    assert len({len(hypothesis.tokens) for hypothesis in together}) > 1
-    for row, hypothesis in enumerate(together):
-        (alone,) = greedy(model, encoded[row : row + 1], prompts[:1], FEW, tokenizer)
-        assert alone.tokens == hypothesis.tokens
-        assert alone.avg_logprob == pytest.approx(hypothesis.avg_logprob, abs=1e-4)
-        assert alone.no_speech_prob == pytest.approx(hypothesis.no_speech_prob, rel=1e-3)
-
-
-def test_the_end_counts_in_the_probability(ending, encoded, tokenizer):
-    """The mean is over the tokens and the end token, as in openai/whisper."""
-    model, expected = ending
-    row = min(range(6), key=lambda i: len(expected[i]))
-    (found,) = greedy(model, encoded[row : row + 1], [tokenizer.prompt("it")], FEW, tokenizer)
-    assert len(found.tokens) < FEW
-    _, mean = without_cache(model, encoded[row : row + 1], tokenizer.prompt("it"), FEW, tokenizer)
-    assert found.avg_logprob == pytest.approx(mean, abs=1e-4)
 
 
 def test_both_engines_say_the_same(engine, ctranslate2_engine, recordings):
@@ -247,11 +145,168 @@ def test_a_window_in_an_unknown_language_fails_alone(engine, ctranslate2_engine,
         assert (first.language, last.language) == ("it", "ru")
 
 
-@pytest.mark.parametrize("options", [DecodingOptions(beam_size=5), DecodingOptions(without_timestamps=False)])
-def test_what_it_cannot_do_it_says(engine, options, chirp):
-    """Beams and timestamps are refused, not ignored."""
-    with pytest.raises(NotImplementedError, match="greedily"):
-        engine.transcribe([Window(chirp(1), "it")], options)
+def test_both_engines_write_the_same_timestamps(timed, recordings):
+    """With timestamps, both follow the same rules."""
+    options = DecodingOptions(without_timestamps=False)
+    ours, theirs = (each.transcribe([replace(window, options=options) for window in recordings]) for each in timed)
+    begin = timed[0].tokenizer.timestamp_begin
+    assert any(sum(token >= begin for token in result.tokens) > 2 for result in ours)
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.tokens == other.tokens
+        assert (one.text, one.language, one.finish_reason) == (other.text, other.language, other.finish_reason)
+        assert one.avg_logprob == pytest.approx(other.avg_logprob, abs=1e-4)
+
+
+def test_both_engines_know_what_was_said_before(engine, ctranslate2_engine, recordings):
+    """Previous text has a say in the tokens, the same in both engines; only its end fits."""
+    before = tuple(int(token) for token in np.random.default_rng(7).integers(0, 255, 300))
+    windows = [replace(window, prompt=before[: 100 * i]) for i, window in enumerate(recordings[:4])]
+    ours, theirs = engine.transcribe(windows), ctranslate2_engine.transcribe(windows)
+    assert [result.tokens for result in ours] == [result.tokens for result in theirs]
+    unprompted = engine.transcribe(recordings[:4])
+    assert [one.tokens == other.tokens for one, other in zip(ours, unprompted, strict=True)].count(True) == 1
+    (same,) = engine.transcribe([replace(windows[3], prompt=before[-MAX_PROMPT_TOKENS:])])
+    assert same.tokens == ours[3].tokens
+
+
+def test_windows_of_every_kind_share_a_call(timed, chirp):
+    """Languages, tasks, previous text, timestamps, probabilities and beams differ, and each is as it is alone."""
+    kinds = itertools.product((True, False), ((), tuple(range(40, 60))), ("it", None), (1, 3))
+    windows = [
+        Window(
+            chirp(1.0, low=100 + 80 * i) * (0.1 + 0.05 * i),
+            language,
+            ("transcribe", "translate")[i % 2],
+            DecodingOptions(beam_size, without_timestamps, token_logprobs=i % 3 == 0),
+            prompt,
+        )
+        for i, (without_timestamps, prompt, language, beam_size) in enumerate(kinds)
+    ]
+    together = timed[0].transcribe(windows)
+    for window, result in zip(windows, together, strict=True):
+        (alone,) = timed[0].transcribe([window])
+        assert result.tokens == alone.tokens
+        assert (result.language, result.finish_reason) == (alone.language, alone.finish_reason)
+        assert result.avg_logprob == pytest.approx(alone.avg_logprob, abs=1e-4)
+        assert (result.token_logprobs is not None) == window.options.token_logprobs
+        if result.token_logprobs is not None:
+            assert result.token_logprobs == pytest.approx(alone.token_logprobs, abs=1e-4)
+    assert len({result.tokens for result in together}) > 8
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_the_tokens_probabilities_are_those_of_the_mean(timed, recordings, beam_size):
+    """One a token, in natural logarithms; with the end token's they make the mean."""
+    options = DecodingOptions(beam_size, token_logprobs=True)
+    for result in timed[0].transcribe([replace(window, options=options) for window in recordings]):
+        assert len(result.token_logprobs) == len(result.tokens)
+        assert max(result.token_logprobs) < 0
+        ended = result.avg_logprob * (len(result.tokens) + 1) - math.fsum(result.token_logprobs)
+        assert ended < 0 if result.finish_reason == "stop" else ended == pytest.approx(0, abs=1e-9)
+
+
+def test_both_engines_give_the_tokens_the_same_probabilities(engine, ctranslate2_engine, recordings):
+    """What is compared with a threshold means the same on a GPU and a CPU."""
+    windows = [replace(window, options=DecodingOptions(token_logprobs=True)) for window in recordings]
+    for one, other in zip(engine.transcribe(windows), ctranslate2_engine.transcribe(windows), strict=True):
+        assert one.token_logprobs == pytest.approx(other.token_logprobs, abs=1e-3)
+
+
+def test_it_says_whether_the_end_came(engine, chirp):
+    """A text cut short is told from a whole one."""
+    (whole,) = engine.transcribe([Window(chirp(1.0), "it")])
+    assert (len(whole.tokens), whole.finish_reason) == (FEW, "length")
+    model = copy.deepcopy(engine._model)
+    token = next(token for token in whole.tokens if token != whole.tokens[0])
+    with torch.no_grad():  # the end takes its place
+        weight, end = model.proj_out.weight, engine.tokenizer.eot
+        weight[[token, end]] = weight[[end, token]]
+    (ended,) = TorchEngine(model, engine.tokenizer, ELASTIC).transcribe([Window(chirp(1.0), "it")])
+    assert ended.finish_reason == "stop"
+    assert ended.tokens == whole.tokens[: whole.tokens.index(token)]
+
+
+def test_a_text_ends_where_the_decoders_positions_end(engine, chirp, monkeypatch):
+    """After the longest previous text, there is room for 221 tokens and not for 224."""
+    monkeypatch.setattr(Window, "max_new_tokens", 224)
+    (result,) = engine.transcribe([Window(chirp(1.0), "it", prompt=tuple(range(223)))])
+    assert (len(result.tokens), result.finish_reason) == (221, "length")
+
+
+def test_an_impossible_prompt_fails_alone(engine, chirp):
+    """A token that the model does not have is found before a GPU stumbles over it."""
+    first, broken = engine.transcribe([Window(chirp(1), "it"), Window(chirp(1), "it", prompt=(5, 10**6))])
+    assert first.tokens
+    assert isinstance(broken, EngineError)
+    assert "prompt" in str(broken)
+
+
+def test_a_window_can_have_the_full_context(engine, chirp):
+    """Whoever pays for 30 s has what a model without an elastic context finds."""
+    window = Window(chirp(1.0), "it", full_context=True)
+    full = TorchEngine(engine._model, engine.tokenizer, ElasticContext())
+    (ours,), (expected,) = engine.transcribe([window]), full.transcribe([Window(chirp(1.0), "it")])
+    assert ours.positions == expected.positions == MAX_POSITIONS
+    assert ours.tokens == expected.tokens
+
+
+def test_cancelled_windows_leave_their_batch(engine, recordings):
+    """Their answer says so, and the others' is what it was."""
+    expected = engine.transcribe(recordings)
+    asked = [0] * len(recordings)
+
+    def is_cancelled(i):
+        asked[i] += 1
+        return i in {1, 5} and asked[i] > 3
+
+    results = engine.transcribe(recordings, is_cancelled)
+    assert [i for i, result in enumerate(results) if isinstance(result, CancelledError)] == [1, 5]
+    assert all(asked[i] == 4 for i in (1, 5))  # before, and after three tokens
+    for one, other in zip(results, expected, strict=True):
+        assert isinstance(one, CancelledError) or one.tokens == other.tokens
+
+
+def test_calls_wait_for_one_another(engine, recordings, monkeypatch):
+    """Several threads have the answers of one, and never decode at the same time: they would share its memory."""
+    expected = [result.tokens for result in engine.transcribe(recordings)]
+    decode_one, inside, most = engine._decode, [], []
+
+    def watched(*batch):
+        inside.append(batch)
+        time.sleep(0.01)
+        most.append(len(inside))
+        answers = decode_one(*batch)
+        inside.remove(batch)
+        return answers
+
+    monkeypatch.setattr(engine, "_decode", watched)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(engine.transcribe, [[window] for window in recordings]))
+    assert [result.tokens for (result,) in found] == expected
+    assert engine.concurrency == max(most) == 1
+
+
+def test_a_window_is_ready_as_it_is(engine, chirp):
+    """The device makes the features; batches are small on a CPU."""
+    window = Window(chirp(1), "it")
+    assert engine.prepare(window) is window
+    assert engine.batch_size(64) == engine.batch_size(MAX_POSITIONS) == 8
+
+
+def test_read_only_audio_is_read(engine, chirp):
+    """Samples that belong to someone else are left alone."""
+    audio = chirp(64 * 0.02)
+    audio.flags.writeable = False
+    (result,) = engine.transcribe([Window(audio, "it")])
+    assert result.tokens
+
+
+def test_there_is_no_gpu_here(tiny):
+    """Asking for one that is not there is said at once."""
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(RuntimeError, match="cuda"):
+        TorchEngine.load(tiny.checkpoint, ELASTIC)
 
 
 def test_a_results_tokens_are_text(engine, tokenizer, chirp, monkeypatch):
@@ -262,7 +317,8 @@ def test_a_results_tokens_are_text(engine, tokenizer, chirp, monkeypatch):
         model.proj_out.weight[tokenizer.languages["ru"], 0] = 6.0  # now and then the most probable
     decoded = []
     monkeypatch.setattr(
-        "speech.engine.torch_engine.greedy", lambda *given: decoded.extend(greedy(*given)) or decoded[-1:]
+        "speech.engine.torch_engine.decode",
+        lambda *given, **options: decoded.extend(decode(*given, **options)) or decoded[-1:],
     )
     (result,) = TorchEngine(model, tokenizer, ELASTIC).transcribe([Window(chirp(1), "it")])
     (hypothesis,) = decoded
@@ -274,14 +330,14 @@ def test_a_results_tokens_are_text(engine, tokenizer, chirp, monkeypatch):
 
 def test_ctranslate2_searches_with_beams(ctranslate2_engine, chirp):
     """The CPU engine takes more than one beam."""
-    (result,) = ctranslate2_engine.transcribe([Window(chirp(1), "it")], DecodingOptions(beam_size=3))
+    (result,) = ctranslate2_engine.transcribe([Window(chirp(1), "it", options=DecodingOptions(beam_size=3))])
     assert not isinstance(result, EngineError)
     assert 0 < len(result.tokens) <= FEW
 
 
 def test_int8_is_loaded_from_the_same_export(tiny, chirp):
     """CTranslate2 quantises on loading; the export needs no twin."""
-    quantised = CTranslate2Engine.load(tiny.export, ELASTIC, threads=1)
+    quantised = CTranslate2Engine.load(tiny.export, ELASTIC, Tuning(workers=1, threads=1))
     assert quantised.description.startswith("ctranslate2 int8")
     (result,) = quantised.transcribe([Window(chirp(1), "it")])
     assert not isinstance(result, EngineError)

@@ -1,0 +1,66 @@
+"""`python -m benchmarks`: measure this project beside its peers, and write docs/benchmarks.md."""
+
+import logging
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from registry import RegistryError
+from training.data.manifest import ManifestError
+from training.shell import Shell, StepError
+
+USER_ERRORS = (StepError, RegistryError, ManifestError)
+"""What the message alone explains; anything else is a bug and shows where it happened."""
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
+
+RunsOption = Annotated[Path, typer.Option("--runs", help="Folder with the demonstration's data and versions.")]
+
+
+@app.command("run")
+def run_command(
+    only: Annotated[list[str] | None, typer.Option(help="One measure; may be given several times.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="All clips for all contenders, and more rounds: hours.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget what an interrupted run has measured.")] = False,
+    registry: Annotated[
+        Path | None, typer.Option(envvar="WHISPERLOOP_REGISTRY", help="Folder of the registry [RUNS/registry].")
+    ] = None,
+    runs: RunsOption = Path("runs"),
+) -> None:
+    """Measure everything (half an hour on two cores); the same command goes on where it was interrupted."""
+    from benchmarks.run import run
+
+    try:
+        run(runs, registry or runs / "registry", only=only or [], full=full, fresh=fresh, shell=Shell())
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted: the same command goes on with the next round")
+        raise typer.Exit(130) from None
+
+
+@app.command("report")
+def report_command(runs: RunsOption = Path("runs")) -> None:
+    """Write docs/benchmarks.md and its plots again, from benchmarks/results."""
+    from benchmarks.environment import peers_python
+    from benchmarks.report import draw, report
+
+    report()
+    draw(peers_python(runs.resolve() / "bench" / "peers", Shell()))
+
+
+def main() -> None:
+    """Run the command line; one clear line and status 1 on what a user can mend."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the services that it started are stopped
+    logging.basicConfig(level=logging.WARNING, stream=sys.stdout)
+    try:
+        app(prog_name="python -m benchmarks")
+    except USER_ERRORS as error:
+        Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""What operators watch, at `GET /metrics` in Prometheus' text format: load, speed, padding waste, where time goes.
+
+Nothing here tells what was said or by whom. The numbers of the queue are read when they are asked for.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+from service.scheduler import Batch, Scheduler
+
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+LATENCY_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+SIZE_BUCKETS = (1, 2, 4, 8, 16, 32)
+
+Stage = Literal["upload", "decode", "queue", "engine"]
+
+
+class Metrics:
+    """The instruments of one application, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "whisperloop_requests",
+            "Requests answered, by path and status.",
+            ["path", "status"],
+            registry=self._registry,
+        )
+        self._latency = Histogram(
+            "whisperloop_request_seconds",
+            "From a request's first byte to its answer, by path.",
+            ["path"],
+            buckets=LATENCY_BUCKETS,
+            registry=self._registry,
+        )
+        self._stages = Counter(
+            "whisperloop_stage_seconds",
+            "Where time goes, summed over requests and windows: upload (reading the form), decode (file to features), "
+            "queue (windows waiting), engine (batches being decoded).",
+            ["stage"],
+            registry=self._registry,
+        )
+        self._audio = Counter(
+            "whisperloop_audio_seconds", "Audio that the engine decoded, silence left out.", registry=self._registry
+        )
+        self._paid = Counter(
+            "whisperloop_paid_seconds",
+            "The same with each window's margin and padding: 1 - audio / paid is the padding waste.",
+            registry=self._registry,
+        )
+        self._windows = Histogram(
+            "whisperloop_batch_windows", "Windows a batch.", buckets=SIZE_BUCKETS, registry=self._registry
+        )
+        self._batches = Histogram(
+            "whisperloop_batch_seconds", "What a batch took.", buckets=LATENCY_BUCKETS, registry=self._registry
+        )
+        self._waiting = Gauge("whisperloop_queue_windows", "Windows that wait for the engine.", registry=self._registry)
+        self._waiting_s = Gauge(
+            "whisperloop_queue_audio_seconds", "Audio of admitted requests, not decoded yet.", registry=self._registry
+        )
+        for stage in ("upload", "decode", "queue", "engine"):
+            self._stages.labels(stage)  # there from the first scrape
+
+    @contextmanager
+    def stage(self, stage: Stage) -> Iterator[None]:
+        """Count the time that the block takes."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._stages.labels(stage).inc(time.perf_counter() - started)
+
+    def request(self, path: str, status: int, seconds: float) -> None:
+        """Count an answered request; `path` is a route of ours, never what a caller wrote."""
+        self._requests.labels(path, str(status)).inc()
+        self._latency.labels(path).observe(seconds)
+
+    def batch(self, batch: Batch) -> None:
+        """Count a batch that was decoded."""
+        self._stages.labels("queue").inc(batch.waited_s)
+        self._stages.labels("engine").inc(batch.busy_s)
+        self._audio.inc(batch.audio_s)
+        self._paid.inc(batch.padded_s)
+        self._windows.observe(batch.windows)
+        self._batches.observe(batch.busy_s)
+
+    def render(self, scheduler: Scheduler | None) -> bytes:
+        """Return all of it in Prometheus' text format; the queue is empty while no model is loaded."""
+        if scheduler is not None:
+            stats = scheduler.stats()
+            self._waiting.set(stats.waiting_windows)
+            self._waiting_s.set(stats.waiting_s)
+        return generate_latest(self._registry)

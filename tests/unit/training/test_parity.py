@@ -1,0 +1,59 @@
+"""When an export may be published: it says what its checkpoint says."""
+
+import pytest
+
+from training.evaluate import Hypothesis
+from training.gate import Bounds
+from training.parity import MAX_CLIPS, Parity, ParityError, compare, take_evenly
+
+
+def heard(*texts, reference="uno due tre quattro cinque"):
+    """Make hypotheses for as many different sentences."""
+    return [
+        Hypothesis(id=str(i), language="it", reference=f"{reference} {i}", hypothesis=text)
+        for i, text in enumerate(texts)
+    ]
+
+
+def test_the_same_words_are_parity():
+    """Case and punctuation are not words."""
+    parity = compare(heard("Uno, due.", "tre"), heard("uno due", "Tre!"), seed=0)
+    assert (parity.clips, parity.same, parity.difference.high) == (2, 1.0, 0.0)
+    assert parity.holds
+
+
+def test_one_clip_in_ten_is_too_many():
+    """Other words on more than a clip in twenty are no parity, even where neither is nearer to the truth."""
+    checkpoint, export = ["sei"] * 20, ["sei"] * 18 + ["sette"] * 2
+    parity = compare(heard(*checkpoint), heard(*export), seed=0)
+    assert parity.same == pytest.approx(0.9)
+    assert parity.difference.value == 0.0
+    assert not parity.holds
+
+
+def test_a_few_very_wrong_clips_are_no_parity():
+    """One clip in forty that became a loop adds more errors than may be."""
+    good = [f"uno due tre quattro cinque {i}" for i in range(40)]
+    loop = [" ".join(["uno"] * 60), *good[1:]]
+    parity = compare(heard(*good), heard(*loop), seed=0)
+    assert parity.same == pytest.approx(39 / 40)
+    assert parity.difference.high > 0.02
+    assert not parity.holds
+
+
+def test_the_error_says_what_was_found():
+    """Who reads it learns the shares and the limits."""
+    parity = Parity(clips=40, same=0.5, difference=Bounds(value=0.1, low=0.0, high=0.2))
+    with pytest.raises(ParityError, match=r"50% of 40 clips \(at least 95%\).*0\.200 higher \(at most 0\.02\)"):
+        raise ParityError(parity)
+
+
+@pytest.mark.parametrize("n", [0, 1, MAX_CLIPS, MAX_CLIPS + 1, 1000])
+def test_clips_are_taken_evenly(n):
+    """All of a few, and a spread of many, from the first on."""
+    taken = take_evenly(list(range(n)), MAX_CLIPS)
+    assert len(taken) == min(n, MAX_CLIPS)
+    assert taken == sorted(set(taken))
+    if n >= MAX_CLIPS:
+        assert taken[0] == 0
+        assert taken[-1] >= n - n // MAX_CLIPS - 1

@@ -1,0 +1,100 @@
+"""Whether the CTranslate2 export says what the checkpoint says that it was made from.
+
+Both decode the same clips in float32, at the context that is served: what differs then is the conversion. What int8
+costs is no question for here: the gate judges a version as it is served.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from speech.context import ElasticContext
+from speech.engine.ctranslate2_engine import CTranslate2Engine
+from speech.engine.torch_engine import TorchEngine
+from speech.engine.tuning import Tuning
+from speech.scores import difference_interval
+from speech.text import normalize
+from training.data.manifest import Utterance
+from training.evaluate import Hypothesis, transcribe_utterances
+from training.gate import Bounds
+
+MAX_CLIPS = 64
+MIN_SAME = 0.95
+MAX_DIFFERENCE = 0.02
+
+
+class Parity(BaseModel):
+    """What the comparison found; kept in the version's metrics."""
+
+    model_config = ConfigDict(frozen=True)
+
+    clips: int
+    same: float  # share of clips with the same normalised words
+    difference: Bounds  # the export's WER minus the checkpoint's, 95 %, paired
+
+    @property
+    def holds(self) -> bool:
+        """Whether the export may be published."""
+        return self.same >= MIN_SAME and self.difference.high <= MAX_DIFFERENCE
+
+
+class ParityError(Exception):
+    """The export and its checkpoint disagree: nothing was published."""
+
+    def __init__(self, parity: Parity) -> None:
+        super().__init__(
+            f"the CTranslate2 export has the checkpoint's words on {parity.same:.0%} of {parity.clips} clips (at least "
+            f"{MIN_SAME:.0%}), and a WER that is at most {parity.difference.high:.3f} higher (at most "
+            f"{MAX_DIFFERENCE:g}): the conversion is broken, and nothing was published; please report it with the "
+            "run's folder"
+        )
+
+
+def measure_parity(
+    version: Path,
+    context: ElasticContext,
+    utterances: Sequence[Utterance],
+    audio_root: Path,
+    seed: int,
+    advance: Callable[[int], None],
+) -> Parity:
+    """Decode clips with the checkpoint and with its export.
+
+    Args:
+        version: the folder with the checkpoint, and its export in `ctranslate2/`.
+        context: as served.
+        utterances: `MAX_CLIPS` of them are taken, evenly.
+        audio_root: what relative audio paths start from.
+        seed: of the bootstrap.
+        advance: called with the number of clips just done, of twice as many as are taken.
+    """
+    taken = take_evenly(utterances, MAX_CLIPS)
+    checkpoint = TorchEngine.load(version, context, device="cpu")
+    of_checkpoint = transcribe_utterances(checkpoint, taken, audio_root, advance)
+    export = CTranslate2Engine.load(version / "ctranslate2", context, Tuning("float32"))
+    of_export = transcribe_utterances(export, taken, audio_root, advance)
+    return compare(of_checkpoint, of_export, seed)
+
+
+def take_evenly(utterances: Sequence[Utterance], n: int) -> list[Utterance]:
+    """Return at most `n` of them, spread over the whole."""
+    if len(utterances) <= n:
+        return list(utterances)
+    return [utterances[i * len(utterances) // n] for i in range(n)]
+
+
+def compare(of_checkpoint: Sequence[Hypothesis], of_export: Sequence[Hypothesis], seed: int) -> Parity:
+    """Return what differs between two sets of hypotheses for the same utterances."""
+    same = [
+        normalize(one.hypothesis) == normalize(other.hypothesis)
+        for one, other in zip(of_checkpoint, of_export, strict=True)
+    ]
+    interval = difference_interval(
+        [h.words for h in of_checkpoint], [h.words for h in of_export], [h.sentence for h in of_checkpoint], seed=seed
+    )
+    return Parity(
+        clips=len(same),
+        same=sum(same) / len(same),
+        difference=Bounds(value=interval.value, low=interval.low, high=interval.high),
+    )
