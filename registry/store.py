@@ -130,13 +130,13 @@ class Registry:
             raise DamagedVersionError(version.ref, MANIFEST, alias.manifest_sha256, sha256)
         return version
 
-    def verify(self, version: Version, progress: Progress | None = None) -> None:
-        """Hash all files of a version and compare them with its manifest.
+    def verify(self, version: Version, progress: Progress | None = None, *, under: str = "") -> None:
+        """Hash all files of a version, or those in one of its folders, and compare them with its manifest.
 
         Raises:
             DamagedVersionError: Names the first file that is not as published.
         """
-        verify_version(version, progress)
+        verify_version(version, progress, under)
 
     def aliases(self, name: str) -> dict[str, Alias]:
         """Read all aliases of a model that exist."""

@@ -8,51 +8,26 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from pathlib import Path
+from dataclasses import replace
 
 import anyio
-import numpy as np
 from fastapi import FastAPI
 
-from registry import DamagedVersionError, NotFoundError, Registry, RegistryError
+from registry import RegistryError
 from service.errors import add_exception_handlers
+from service.loading import CLIP_SAMPLES, Model, Untuned, load_model, reason, warm_up
 from service.metrics import Metrics
 from service.request_log import RequestLog
 from service.routes import router
 from service.scheduler import Scheduler
-from service.schemas import Context, Version
 from service.settings import Settings
 from service.state import Loaded, NotReady
 from service.transcribe import DECODE_THREADS
 from service.tuning import tune_when_idle
-from speech.audio import SAMPLE_RATE
-from speech.context import ElasticContext
-from speech.engine import Engine, EngineError, Window, load_engine
 from speech.engine.ctranslate2_engine import CTranslate2Engine
-from speech.engine.tuning import Tuning, cache_file, read_cached
+from speech.engine.tuning import Tuning
 
 logger = logging.getLogger("whisperloop.service")
-
-CLIP_SAMPLES = 3 * SAMPLE_RATE  # what the engine is tuned for
-
-
-@dataclass(frozen=True)
-class Untuned:
-    """A CPU engine of which nobody has measured yet how it is best run on this machine."""
-
-    export: Path  # the version's CTranslate2 folder
-    cached: Path  # where the answer belongs
-
-
-@dataclass(frozen=True)
-class Model:
-    """An engine, and the version that it was loaded from."""
-
-    engine: Engine
-    version: Version
-    untuned: Untuned | None = None
 
 
 def create_app(settings: Settings | None = None, *, load: Callable[[Settings], Model] | None = None) -> FastAPI:
@@ -86,42 +61,11 @@ def create_app(settings: Settings | None = None, *, load: Callable[[Settings], M
     return app
 
 
-def load_model(settings: Settings) -> Model:
-    """Resolve, verify and load the version that the settings name.
-
-    Raises:
-        RegistryError: there is none, or its bytes are not those that were published; none of them was parsed then.
-    """
-    registry = Registry(settings.registry)
-    version = registry.resolve(settings.model)
-    registry.verify(version)
-    context = ElasticContext.from_manifest(version.manifest.context)
-    cached = cache_file(settings.cache.expanduser(), version.manifest_sha256(), context.positions(CLIP_SAMPLES))
-    tuning = Tuning(threads=settings.threads, workers=1) if settings.threads else read_cached(cached)
-    engine = load_engine(version.path, context, device=settings.device, tuning=tuning)
-    on_cpu = isinstance(engine, CTranslate2Engine)
-    return Model(
-        engine,
-        Version(
-            name=version.name,
-            version=version.id,
-            ref=version.ref,
-            manifest_sha256=version.manifest_sha256(),
-            base=version.manifest.base,
-            parent=version.manifest.parent,
-            engine=engine.description,
-            context=Context(elastic=context.elastic, margin=context.margin),
-            loaded_at=datetime.now(UTC),
-        ),
-        Untuned(version.path / "ctranslate2", cached) if on_cpu and tuning is None else None,
-    )
-
-
 async def _become_ready(app: FastAPI, settings: Settings, load: Callable[[Settings], Model]) -> None:
     try:
         model = await asyncio.to_thread(_load_warm, settings, load)
     except RegistryError as error:
-        app.state.model = NotReady(_reason(settings, error))
+        app.state.model = NotReady(reason(settings, error))
         logger.error("not ready: %s", app.state.model.reason)
     except Exception:
         # Paths and library internals stay in the log.
@@ -140,6 +84,12 @@ async def _become_ready(app: FastAPI, settings: Settings, load: Callable[[Settin
             await _tune(app, model, model.untuned)
 
 
+def _load_warm(settings: Settings, load: Callable[[Settings], Model]) -> Model:
+    model = load(settings)
+    warm_up(model.engine)
+    return model
+
+
 async def _tune(app: FastAPI, model: Model, untuned: Untuned) -> None:
     """Measure when idle, and go on with an engine that is run as measured best."""
     scheduler: Scheduler = app.state.model.scheduler
@@ -149,40 +99,10 @@ async def _tune(app: FastAPI, model: Model, untuned: Untuned) -> None:
         return
     try:
         engine = await asyncio.to_thread(CTranslate2Engine.load, untuned.export, model.engine.context, tuning)
-        await asyncio.to_thread(_warm_up, engine)
+        await asyncio.to_thread(warm_up, engine)
     except Exception:
         logger.exception("the engine could not be loaded as tuned; the service goes on as it is")
         return
     scheduler.engine = engine
     version = model.version.model_copy(update={"engine": engine.description})
     app.state.model = replace(app.state.model, version=version)
-
-
-def _load_warm(settings: Settings, load: Callable[[Settings], Model]) -> Model:
-    """Load, and decode a second of noise: the first request pays for nothing, and a broken model never is ready."""
-    model = load(settings)
-    _warm_up(model.engine)
-    return model
-
-
-def _warm_up(engine: Engine) -> None:
-    noise = np.random.default_rng(0).normal(scale=0.1, size=SAMPLE_RATE).astype(np.float32)
-    for result in engine.transcribe([Window(noise)]):
-        if isinstance(result, EngineError):
-            raise result
-
-
-def _reason(settings: Settings, error: RegistryError) -> str:
-    name = settings.model.partition("@")[0]
-    if isinstance(error, NotFoundError):
-        return (
-            f"There is no {settings.model} to serve ({error}). Make one with `make demo`, or import one with "
-            f"`python -m registry import <folder or hub:org/name> --name {name} --alias production`; "
-            "then restart the service."
-        )
-    if isinstance(error, DamagedVersionError):
-        return (
-            f"{error}. It is not loaded. Publish it again, or go back: "
-            f"`python -m registry rollback {name} --reason damaged`."
-        )
-    return f"{settings.model} cannot be served: {error}"

@@ -148,7 +148,7 @@ def load_engine(
     Raises:
         RuntimeError: "cuda" was asked for, and there is no GPU or no torch to drive it.
     """
-    if device == "cuda" or (device == "auto" and _gpu_is_usable()):
+    if takes_gpu(device):
         from speech.engine.torch_engine import TorchEngine
 
         return TorchEngine.load(folder, context, device="cuda")
@@ -157,8 +157,12 @@ def load_engine(
     return CTranslate2Engine.load(folder / "ctranslate2", context, tuning)
 
 
+def takes_gpu(device: Device) -> bool:
+    """Say whether `load_engine` takes the torch engine on a GPU, or CTranslate2 on the CPU."""
+    return device == "cuda" or (device == "auto" and _gpu_is_usable())
+
+
 def _gpu_is_usable() -> bool:
-    """Say whether there is a GPU and torch to drive it."""
     import importlib.util
 
     import ctranslate2

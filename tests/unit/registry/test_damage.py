@@ -166,3 +166,20 @@ def test_damage_to_one_version_leaves_the_others(registry, publish):
     served = Registry(registry.root).resolve("tiny@production")
     assert served == old
     registry.verify(served)
+
+
+def test_only_what_is_loaded_may_be_hashed(registry, publish):
+    """Hashing one folder finds what is damaged there, and passes over the bytes of the rest, but not their number."""
+    version = publish()
+    weights = version.path / "model.safetensors"
+    good = weights.read_bytes()
+    overwrite(weights, bytes(byte ^ 1 for byte in good))
+    registry.verify(version, under="ctranslate2")
+    overwrite(weights, good[:-1])
+    with pytest.raises(DamagedVersionError, match=r"model\.safetensors"):
+        registry.verify(version, under="ctranslate2")
+    overwrite(weights, good)
+    export = version.path / "ctranslate2" / "model.bin"
+    overwrite(export, bytes(byte ^ 1 for byte in export.read_bytes()))
+    with pytest.raises(DamagedVersionError, match=r"ctranslate2/model\.bin"):
+        registry.verify(version, under="ctranslate2")

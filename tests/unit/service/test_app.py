@@ -11,8 +11,10 @@ import anyio
 import pytest
 
 import service.app
+import service.loading
 from registry import Registry
-from service.app import Model, Untuned, create_app, load_model
+from service.app import create_app
+from service.loading import Model, Untuned, load_model
 from service.schemas import Context, Version
 from service.settings import Settings
 from speech.engine.tuning import Tuning, cache_file, write_cached
@@ -64,7 +66,7 @@ async def test_the_production_version_is_served(version, settings, serve, engine
         calls.append((folder, context.elastic, context.margin, options))
         return engine
 
-    monkeypatch.setattr(service.app, "load_engine", load)
+    monkeypatch.setattr(service.loading, "load_engine", load)
     async with serve(create_app(settings)) as client:
         assert (await client.get("/health/ready")).json() == {"status": "ready"}
         model = (await client.get("/version")).json()["model"]
@@ -80,7 +82,7 @@ async def test_the_production_version_is_served(version, settings, serve, engine
         "engine": "echo",
         "context": {"elastic": True, "margin": 64},
     }
-    assert [[w.audio.size for w in batch] for batch in engine.batches] == [[16_000]]  # warm before it was ready
+    assert [[w.audio.size for w in batch] for batch in engine.batches] == [[3_200]]  # warm before it was ready
 
 
 CLIP = 224  # positions of a 3 s clip with a margin of 64
@@ -91,7 +93,7 @@ def loaded(engine, monkeypatch):
     """Load the echo engine as if it were the CPU's, and tell the tuning that it was loaded with."""
     tunings = []
     monkeypatch.setattr(service.app, "CTranslate2Engine", type(engine))
-    monkeypatch.setattr(service.app, "load_engine", lambda *_, tuning, **__: tunings.append(tuning) or engine)
+    monkeypatch.setattr(service.loading, "load_engine", lambda *_, tuning, **__: tunings.append(tuning) or engine)
     return tunings
 
 
@@ -131,7 +133,8 @@ def test_who_sets_the_threads_is_obeyed(version, settings, loaded, monkeypatch):
 @pytest.mark.usefixtures("version")
 def test_another_engine_is_not_tuned(settings, engine, monkeypatch):
     """Only the CPU engine has anything to tune."""
-    monkeypatch.setattr(service.app, "load_engine", lambda *_, **__: engine)
+    monkeypatch.setattr(service.loading, "takes_gpu", lambda _: True)
+    monkeypatch.setattr(service.loading, "load_engine", lambda *_, **__: engine)
     assert load_model(settings.model_copy(update={"threads": 0})).untuned is None
 
 
@@ -235,7 +238,7 @@ async def test_a_damaged_version_is_not_loaded(version, settings, serve, until, 
     weights = version.path / "ctranslate2" / "model.bin"
     weights.chmod(0o644)
     weights.write_bytes(b"weightz")
-    monkeypatch.setattr(service.app, "load_engine", lambda *_a, **_k: pytest.fail("it was loaded"))
+    monkeypatch.setattr(service.loading, "load_engine", lambda *_a, **_k: pytest.fail("it was loaded"))
     app = create_app(settings)
     async with serve(app, wait=False) as client:
         await settled(app, until)

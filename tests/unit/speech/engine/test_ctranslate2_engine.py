@@ -5,6 +5,7 @@ import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 
 import ctranslate2
 import numpy as np
@@ -14,6 +15,7 @@ from speech.context import MAX_POSITIONS, ElasticContext
 from speech.engine import MAX_PROMPT_TOKENS, CancelledError, DecodingOptions, EngineError, Window
 from speech.engine.ctranslate2_engine import CTranslate2Engine
 from speech.engine.tuning import Tuning
+from speech.tokens import N_TIMESTAMPS
 
 ELASTIC = ElasticContext(elastic=True, margin=0)
 FLOAT32 = Tuning("float32", workers=1, threads=1)
@@ -96,17 +98,41 @@ def test_rows_of_one_batch_differ_in_language_task_and_prompt(engine, chirp, wat
 
 
 @pytest.mark.usefixtures("few_tokens")
+def test_what_cannot_share_a_call_does_not_try(engine, chirp, watch):
+    """Windows with prompts of two lengths, or with two kinds of options, are two calls, and none that fails."""
+    calls = []
+    watch(calls.append)
+    for change in ({"prompt": (65,)}, {"options": DecodingOptions(beam_size=2)}):
+        engine.transcribe([Window(chirp(1.0), "it", **(change if i % 2 else {})) for i in range(4)])
+        assert calls == ["encode", "generate"] * 2
+        calls.clear()
+
+
+@pytest.mark.usefixtures("few_tokens")
 @pytest.mark.parametrize("timestamps", [False, True])
 def test_the_tokens_probabilities_make_the_mean(engine, chirp, timestamps):
     """Greedily, one a token; with the end token's, where it came, they sum up to the mean's sum."""
     options = DecodingOptions(without_timestamps=not timestamps, token_logprobs=True)
-    for seconds in (0.5, 1.0, 3.0):
-        (result,) = engine.transcribe([Window(chirp(seconds), "it", options=options)])
+    for i in range(20):
+        (result,) = engine.transcribe([Window(chirp(0.5 + i / 4, low=50 + 100 * i), "it", options=options)])
         assert len(result.token_logprobs) == len(result.tokens)
         assert max(result.token_logprobs) <= 0
         ended = result.avg_logprob * (len(result.tokens) + 1) - math.fsum(result.token_logprobs)
-        assert ended < 1e-3
-        assert result.finish_reason == "stop" or ended == pytest.approx(0, abs=1e-3)
+        assert ended < 1e-4
+        assert result.finish_reason == "stop" or ended == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize("timestamps", [False, True])
+def test_what_could_not_be_said_has_no_share(engine, tokenizer, timestamps):
+    """Where all logits are equal, all tokens that are allowed share alike, and at first fewer are allowed."""
+    n_tokens = tokenizer.timestamp_begin + N_TIMESTAMPS
+    generated = SimpleNamespace(sequences_ids=[[65, 66]], logits=[[np.zeros(n_tokens, np.float32)] * 2])
+    logprobs = engine._chosen_logprobs(generated, DecodingOptions(without_timestamps=not timestamps))
+    suppressed, at_first = set(engine._suppressed), set(engine._suppressed_first)
+    assert at_first - suppressed
+    allowed = n_tokens if timestamps else tokenizer.timestamp_begin
+    shares = [1 / (allowed - len(suppressed | at_first)), 1 / (allowed - len(suppressed))]
+    assert np.exp(logprobs) == pytest.approx(shares)
 
 
 @pytest.mark.usefixtures("few_tokens")

@@ -23,6 +23,7 @@ from speech.engine import (
     decode_in_batches,
     load_engine,
 )
+from speech.engine.tuning import Tuning
 
 ELASTIC = ElasticContext(elastic=True, margin=0)
 
@@ -254,7 +255,7 @@ def test_a_cpu_service_never_imports_torch(tiny):
 def test_auto_takes_the_cpu_where_no_gpu_is(tiny, monkeypatch):
     """Without a usable GPU the CTranslate2 export is loaded."""
     monkeypatch.setattr("speech.engine._gpu_is_usable", lambda: False)
-    engine = load_engine(tiny.checkpoint, ElasticContext(), threads=1)
+    engine = load_engine(tiny.checkpoint, ElasticContext(), tuning=Tuning(threads=1))
     assert engine.description.startswith("ctranslate2")
     assert engine.context == ElasticContext()
 

@@ -1,0 +1,111 @@
+"""From the settings to a loaded and warm engine, and what to say where that fails.
+
+No HTTP here, and nothing that imports it: the command line loads the model while the web framework is still being
+imported.
+"""
+
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from registry import DamagedVersionError, NotFoundError, Registry, RegistryError
+from service.schemas import Context, Version
+from service.settings import Settings
+from speech.audio import SAMPLE_RATE
+from speech.context import ElasticContext
+from speech.engine import Engine, EngineError, Window, load_engine, takes_gpu
+from speech.engine.tuning import Tuning, cache_file, read_cached
+
+CLIP_SAMPLES = 3 * SAMPLE_RATE  # what the engine is tuned for
+
+EXPORT = "ctranslate2"
+"""The folder of a version that is served on CPUs."""
+
+
+@dataclass(frozen=True)
+class Untuned:
+    """A CPU engine of which nobody has measured yet how it is best run on this machine."""
+
+    export: Path  # the version's CTranslate2 folder
+    cached: Path  # where the answer belongs
+
+
+@dataclass(frozen=True)
+class Model:
+    """An engine, and the version that it was loaded from."""
+
+    engine: Engine
+    version: Version
+    untuned: Untuned | None = None
+
+
+def load_model(settings: Settings) -> Model:
+    """Resolve, verify and load the version that the settings name.
+
+    Verified are the files that are loaded: on a CPU the export, not the checkpoint beside it.
+
+    Raises:
+        RegistryError: there is none, or its bytes are not those that were published; none of them was parsed then.
+    """
+    registry = Registry(settings.registry)
+    version = registry.resolve(settings.model)
+    on_gpu = takes_gpu(settings.device)
+    registry.verify(version, under="" if on_gpu else EXPORT)
+    context = ElasticContext.from_manifest(version.manifest.context)
+    cached = cache_file(_cache(settings), version.manifest_sha256(), context.positions(CLIP_SAMPLES))
+    tuning = Tuning(threads=settings.threads, workers=1) if settings.threads else read_cached(cached)
+    engine = load_engine(version.path, context, device=settings.device, tuning=tuning)
+    return Model(
+        engine,
+        Version(
+            name=version.name,
+            version=version.id,
+            ref=version.ref,
+            manifest_sha256=version.manifest_sha256(),
+            base=version.manifest.base,
+            parent=version.manifest.parent,
+            engine=engine.description,
+            context=Context(elastic=context.elastic, margin=context.margin),
+            loaded_at=datetime.now(UTC),
+        ),
+        None if on_gpu or tuning is not None else Untuned(version.path / EXPORT, cached),
+    )
+
+
+def _cache(settings: Settings) -> Path:
+    try:
+        return settings.cache.expanduser()
+    except RuntimeError:  # nobody's home, as in some containers
+        return Path(tempfile.gettempdir()) / "whisperloop"
+
+
+def warm_up(engine: Engine) -> None:
+    """Decode a little noise: the first request pays for nothing, and a broken model never is ready.
+
+    Raises:
+        EngineError: it cannot be decoded.
+    """
+    noise = np.random.default_rng(0).normal(scale=0.1, size=SAMPLE_RATE // 5).astype(np.float32)
+    for result in engine.transcribe([Window(noise)]):
+        if isinstance(result, EngineError):
+            raise result
+
+
+def reason(settings: Settings, error: RegistryError) -> str:
+    """Say what is wrong and what to run."""
+    name = settings.model.partition("@")[0]
+    if isinstance(error, NotFoundError):
+        return (
+            f"There is no {settings.model} to serve ({error}). Make one with `make demo`, or import one with "
+            f"`python -m registry import <folder or hub:org/name> --name {name} --alias production`; "
+            "then restart the service."
+        )
+    if isinstance(error, DamagedVersionError):
+        return (
+            f"{error}. It is not loaded. Publish it again, or go back: "
+            f"`python -m registry rollback {name} --reason damaged`."
+        )
+    return f"{settings.model} cannot be served: {error}"
