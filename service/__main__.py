@@ -57,7 +57,7 @@ def serve(
     listener = _listen(settings.host, settings.port)
     # While the model loads, the rest of the program does, too: together they take a third less.
     loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
-    loading = loader.submit(load_model, settings)
+    loading = [loader.submit(load_model, settings)]
     import uvicorn
 
     from service.app import create_app
@@ -66,7 +66,7 @@ def serve(
     shown = f"[{address}]" if ":" in address else address
     print(f"http://{shown}:{bound_port} serves {settings.model} from {settings.registry}; stop with Ctrl+C", flush=True)
     config = uvicorn.Config(
-        create_app(settings, load=lambda _: loading.result()),
+        create_app(settings, load=lambda _: loading.pop().result()),  # a future would keep the model for ever
         log_config=LOGGING,
         access_log=False,  # service.request_log writes a line that tells more
         server_header=False,

@@ -8,7 +8,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 
 import anyio
 from fastapi import FastAPI
@@ -63,7 +62,8 @@ def create_app(settings: Settings | None = None, *, load: Callable[[Settings], M
 
 async def _become_ready(app: FastAPI, settings: Settings, load: Callable[[Settings], Model]) -> None:
     try:
-        model = await asyncio.to_thread(_load_warm, settings, load)
+        # The model is nobody's but the scheduler's: a variable here would keep it in memory after it was replaced.
+        untuned = _serve(app, settings, await asyncio.to_thread(_load_warm, settings, load))
     except RegistryError as error:
         app.state.model = NotReady(reason(settings, error))
         logger.error("not ready: %s", app.state.model.reason)
@@ -72,16 +72,8 @@ async def _become_ready(app: FastAPI, settings: Settings, load: Callable[[Settin
         app.state.model = NotReady(f"{settings.model} could not be loaded; the service's log says why.")
         logger.exception("not ready: %s could not be loaded", settings.model)
     else:
-        scheduler = Scheduler(
-            model.engine,
-            max_batch_size=settings.max_batch_size,
-            max_queue_s=settings.max_queue_seconds,
-            on_batch=app.state.metrics.batch,
-        )
-        app.state.model = Loaded(model.version, scheduler, model.engine.tokenizer.language_code)
-        logger.info("ready: %s with %s", model.version.ref, model.version.engine)
-        if model.untuned is not None:
-            await _tune(app, model, model.untuned)
+        if untuned is not None:
+            await _tune(app, untuned)
 
 
 def _load_warm(settings: Settings, load: Callable[[Settings], Model]) -> Model:
@@ -90,19 +82,31 @@ def _load_warm(settings: Settings, load: Callable[[Settings], Model]) -> Model:
     return model
 
 
-async def _tune(app: FastAPI, model: Model, untuned: Untuned) -> None:
+def _serve(app: FastAPI, settings: Settings, model: Model) -> Untuned | None:
+    scheduler = Scheduler(
+        model.engine,
+        max_batch_size=settings.max_batch_size,
+        max_queue_s=settings.max_queue_seconds,
+        on_batch=app.state.metrics.batch,
+    )
+    app.state.model = Loaded(model.version, scheduler, model.engine.tokenizer.language_code)
+    logger.info("ready: %s with %s", model.version.ref, model.version.engine)
+    return model.untuned
+
+
+async def _tune(app: FastAPI, untuned: Untuned) -> None:
     """Measure when idle, and go on with an engine that is run as measured best."""
     scheduler: Scheduler = app.state.model.scheduler
-    positions = model.engine.context.positions(CLIP_SAMPLES)
-    tuning = await tune_when_idle(scheduler, untuned.export, positions, untuned.cached)
+    context = scheduler.engine.context
+    tuning = await tune_when_idle(scheduler, untuned.export, context.positions(CLIP_SAMPLES), untuned.cached)
     if tuning is None or tuning == Tuning():
         return
     try:
-        engine = await asyncio.to_thread(CTranslate2Engine.load, untuned.export, model.engine.context, tuning)
+        engine = await asyncio.to_thread(CTranslate2Engine.load, untuned.export, context, tuning)
         await asyncio.to_thread(warm_up, engine)
     except Exception:
         logger.exception("the engine could not be loaded as tuned; the service goes on as it is")
         return
     scheduler.engine = engine
-    version = model.version.model_copy(update={"engine": engine.description})
-    app.state.model = replace(app.state.model, version=version)
+    version = app.state.model.version.model_copy(update={"engine": engine.description})
+    app.state.model = Loaded(version, scheduler, engine.tokenizer.language_code)

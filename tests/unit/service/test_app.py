@@ -4,6 +4,7 @@ import logging
 import subprocess
 import sys
 import threading
+import weakref
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -151,7 +152,12 @@ def tune(tmp_path, monkeypatch):
         monkeypatch.setattr(service.app, "tune_when_idle", measured)
         monkeypatch.setattr(service.app.CTranslate2Engine, "load", reload)
         untuned = Untuned(tmp_path / "ctranslate2", tmp_path / "tuning.json")
-        return calls, lambda made: create_app(Settings(), load=lambda _: replace(made, untuned=untuned))
+
+        def create(*models):
+            waiting = [replace(model, untuned=untuned) for model in models]
+            return create_app(Settings(), load=lambda _: waiting.pop())
+
+        return calls, create
 
     return make
 
@@ -181,6 +187,18 @@ async def test_the_engine_is_replaced_by_the_tuned_one(tune, model, engine, make
     assert calls == [(scheduler, tmp_path / "ctranslate2", 1500, tmp_path / "tuning.json")]
     assert loads == [(tmp_path / "ctranslate2", engine.context, tuning)]
     assert (warm, len(tuned.batches), len(engine.batches)) == (1, 2, 1)
+
+
+async def test_the_replaced_engine_is_freed(tune, model, make_engine, serve, until):
+    """A second model would take its memory, and its threads would slow down the one that took over."""
+    tuned = make_engine()
+    tuned.description = "echo, tuned"
+    _, create = tune(Tuning("float32"), lambda *_: tuned)
+    app = create(replace(model, engine=make_engine()))
+    async with serve(app):
+        first = weakref.ref(app.state.model.scheduler.engine)
+        await until(lambda: app.state.model.version.engine == "echo, tuned")
+        await until(lambda: first() is None)
 
 
 @pytest.mark.parametrize("answer", [None, Tuning()])

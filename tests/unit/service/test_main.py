@@ -2,12 +2,16 @@
 
 import re
 import socket
+import time
+import weakref
 
 import pytest
 import uvicorn
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
+import service.__main__
+import service.app
 from service.__main__ import app
 from service.settings import Settings
 
@@ -53,6 +57,19 @@ def test_help_documents_options_and_settings():
     text = re.sub(r"[\s│]+", "", run("--help").output)
     for name in Settings.model_fields:
         assert f"WHISPERLOOP_{name.upper()}" in text
+
+
+def test_the_command_line_keeps_no_model(served, monkeypatch):
+    """What it loaded is the application's alone, so that a model that was replaced is freed."""
+    monkeypatch.setattr(service.__main__, "load_model", lambda _: type("Model", (), {})())
+    monkeypatch.setattr(service.app, "create_app", lambda _settings, load: load)
+    assert run("--port", "0").exit_code == 0
+    load = served[0][0].app
+    model = weakref.ref(load(None))
+    deadline = time.monotonic() + 10
+    while model() is not None and time.monotonic() < deadline:
+        time.sleep(0.01)  # the thread that loaded it has yet to let go
+    assert model() is None
 
 
 def test_options_go_before_the_environment(served, monkeypatch, tmp_path):
