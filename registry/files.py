@@ -14,7 +14,7 @@ from pathlib import Path
 Progress = Callable[[int], None]
 """Called with the number of bytes that were just read or written."""
 
-CHUNK = 1 << 20
+CHUNK = 32 << 20  # large: between two chunks, hashing waits for whatever else Python does
 
 
 def write_atomically(path: Path, data: bytes) -> None:

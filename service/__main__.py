@@ -4,13 +4,16 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
 
-from service.loading import load_model
+from service.lookup import find_version
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.loading import Model
 
 KEEP_ALIVE_S = 5
 
@@ -55,9 +58,9 @@ def serve(
         first = error.errors()[0]
         raise _stop(f"{first['loc'][0]} (WHISPERLOOP_{str(first['loc'][0]).upper()}): {first['msg']}") from error
     listener = _listen(settings.host, settings.port)
-    # While the model loads, the rest of the program does, too: together they take a third less.
+    # While the model is verified and loaded, the rest of the program is, too: together they take a third less.
     loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
-    loading = [loader.submit(load_model, settings)]
+    loading = [loader.submit(_load, settings)]
     import uvicorn
 
     from service.app import create_app
@@ -75,6 +78,13 @@ def serve(
     )
     with listener, suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[listener])
+
+
+def _load(settings: Settings) -> "Model":
+    version = find_version(settings)
+    from service.loading import load_model
+
+    return load_model(settings, version)
 
 
 def _listen(host: str, port: int) -> socket.socket:

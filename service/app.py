@@ -14,7 +14,8 @@ from fastapi import FastAPI
 
 from registry import RegistryError
 from service.errors import add_exception_handlers
-from service.loading import CLIP_SAMPLES, Model, Untuned, load_model, reason, warm_up
+from service.loading import CLIP_SAMPLES, Model, Untuned, load_model, warm_up
+from service.lookup import reason
 from service.metrics import Metrics
 from service.request_log import RequestLog
 from service.routes import router

@@ -1,4 +1,4 @@
-"""From the settings to a loaded and warm engine, and what to say where that fails.
+"""From a version to a loaded and warm engine.
 
 No HTTP here, and nothing that imports it: the command line loads the model while the web framework is still being
 imported.
@@ -11,18 +11,17 @@ from pathlib import Path
 
 import numpy as np
 
-from registry import DamagedVersionError, NotFoundError, Registry, RegistryError
+import registry
+from service.lookup import EXPORT, find_version
 from service.schemas import Context, Version
 from service.settings import Settings
 from speech.audio import SAMPLE_RATE
 from speech.context import ElasticContext
-from speech.engine import Engine, EngineError, Window, load_engine, takes_gpu
+from speech.device import takes_gpu
+from speech.engine import Engine, EngineError, Window, load_engine
 from speech.engine.tuning import Tuning, cache_file, read_cached
 
 CLIP_SAMPLES = 3 * SAMPLE_RATE  # what the engine is tuned for
-
-EXPORT = "ctranslate2"
-"""The folder of a version that is served on CPUs."""
 
 
 @dataclass(frozen=True)
@@ -42,18 +41,22 @@ class Model:
     untuned: Untuned | None = None
 
 
-def load_model(settings: Settings) -> Model:
-    """Resolve, verify and load the version that the settings name.
+def load_model(settings: Settings, version: registry.Version | None = None) -> Model:
+    """Load the version that the settings name.
 
-    Verified are the files that are loaded: on a CPU the export, not the checkpoint beside it.
+    Verified before are the files that are loaded: on a CPU the export, not the checkpoint beside it.
+
+    Args:
+        settings: say where to compute.
+        version: as `find_version` found it; None looks for it.
 
     Raises:
         RegistryError: there is none, or its bytes are not those that were published; none of them was parsed then.
     """
-    registry = Registry(settings.registry)
-    version = registry.resolve(settings.model)
+    version = version or find_version(settings)
     on_gpu = takes_gpu(settings.device)
-    registry.verify(version, under="" if on_gpu else EXPORT)
+    if on_gpu:
+        registry.Registry(settings.registry).verify(version)
     context = ElasticContext.from_manifest(version.manifest.context)
     cached = cache_file(_cache(settings), version.manifest_sha256(), context.positions(CLIP_SAMPLES))
     tuning = Tuning(threads=settings.threads, workers=1) if settings.threads else read_cached(cached)
@@ -92,20 +95,3 @@ def warm_up(engine: Engine) -> None:
     for result in engine.transcribe([Window(noise)]):
         if isinstance(result, EngineError):
             raise result
-
-
-def reason(settings: Settings, error: RegistryError) -> str:
-    """Say what is wrong and what to run."""
-    name = settings.model.partition("@")[0]
-    if isinstance(error, NotFoundError):
-        return (
-            f"There is no {settings.model} to serve ({error}). Make one with `make demo`, or import one with "
-            f"`python -m registry import <folder or hub:org/name> --name {name} --alias production`; "
-            "then restart the service."
-        )
-    if isinstance(error, DamagedVersionError):
-        return (
-            f"{error}. It is not loaded. Publish it again, or go back: "
-            f"`python -m registry rollback {name} --reason damaged`."
-        )
-    return f"{settings.model} cannot be served: {error}"

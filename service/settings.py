@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from speech.engine import Device
+from speech.device import Device
 
 
 class Settings(BaseSettings):

@@ -26,6 +26,8 @@ TRUNCATION_TOLERANCE_S = 0.5
 TRUNCATION_TOLERANCE_SHARE = 0.02
 """A stream may end this much before the length that its header declares (encoder delay, rounding)."""
 
+BLOCK = SAMPLE_RATE // 10  # samples that come out of the resampler at once: fewer, and Python takes as long as FFmpeg
+
 HEAD_BYTES = 1024 * 1024  # a RIFF list may stand before the data
 
 
@@ -133,7 +135,7 @@ def _blocks(container: InputContainer, stream: AudioStream) -> Iterator[NDArray[
         if found != setup:  # joined files change their rate in the middle
             if resampler is not None:
                 yield from map(_mono, resampler.resample(None))
-            resampler, setup = av.AudioResampler(format="flt", rate=SAMPLE_RATE), found
+            resampler, setup = av.AudioResampler(format="flt", rate=SAMPLE_RATE, frame_size=BLOCK), found
         assert resampler is not None  # noqa: S101 - for the type checker
         yield from map(_mono, resampler.resample(frame))
     if resampler is not None:
@@ -144,7 +146,7 @@ def _mono(frame: av.AudioFrame) -> NDArray[np.float32]:
     # The mean: FFmpeg's own downmix adds 3 dB to what both channels say, and clips it. Packed samples, as PyAV reads
     # planes until it meets a NULL, and FFmpeg keeps room for eight.
     samples = frame.to_ndarray().reshape(-1, frame.layout.nb_channels)
-    return np.asarray(samples.mean(axis=1), dtype=np.float32)
+    return np.asarray(samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1), dtype=np.float32)
 
 
 def _declared_seconds(container: InputContainer, stream: AudioStream, head: bytes) -> float:

@@ -88,8 +88,8 @@ class TrainingConfig(_Section):
     """Elastic context in training: a batch has its longest clip's positions, and one of these margins at random."""
     full_context_share: Share = 0.05
     """Share of the batches that are padded to 30 s, so that the model stays able to take a full window."""
-    serving_margin_s: Annotated[float, Field(ge=0, le=30)] = 1.0
-    """Margin with which the version is evaluated, judged and served."""
+    serving_margin_s: Annotated[float, Field(ge=0, le=30)] = 0.64
+    """Margin with which the version is evaluated, judged and served; more gained nothing (docs/experiments.md)."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

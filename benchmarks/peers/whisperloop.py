@@ -10,9 +10,9 @@ import numpy as np
 from benchmarks.peers.protocol import Answer, Clip, Transcribe, serve
 from speech.audio import decode_audio
 from speech.context import FRAMES_PER_POSITION, ElasticContext
-from speech.engine import Engine, EngineError, Window, load_engine
-from speech.engine.tuning import Tuning
-from speech.transcribe import cut
+from speech.engine import Engine, Window, load_engine
+from speech.engine.tuning import Tuning, load_whisper
+from speech.transcribe import cut, transcribe_many
 
 
 def load(options: Mapping[str, Any]) -> tuple[Transcribe, Mapping[str, Callable[[Mapping[str, Any]], Answer]]]:
@@ -22,12 +22,8 @@ def load(options: Mapping[str, Any]) -> tuple[Transcribe, Mapping[str, Callable[
     engine = load_engine(version, ElasticContext.from_manifest(options["context"]), device="cpu", tuning=tuning)
 
     def transcribe(clips: Sequence[Clip]) -> list[str]:
-        texts = []
-        for result in engine.transcribe([Window(np.asarray(clip.audio), clip.language) for clip in clips]):
-            if isinstance(result, EngineError):
-                raise result
-            texts.append(result.text)
-        return texts
+        audios = [np.asarray(clip.audio) for clip in clips]
+        return [said.text for said in transcribe_many(engine, audios, [clip.language for clip in clips])]
 
     return transcribe, {
         "encode": lambda request: _encode(
@@ -41,7 +37,7 @@ def _encode(folder: Path, positions: Sequence[int], n_mels: int, threads: int) -
     """Return the encoder's seconds at each number of positions, through CTranslate2 itself."""
     import ctranslate2
 
-    model = ctranslate2.models.Whisper(str(folder), device="cpu", compute_type="int8", intra_threads=threads)
+    model = load_whisper(folder, Tuning(workers=1, threads=threads))
     generator = np.random.default_rng(0)
     seconds = []
     for n in positions:

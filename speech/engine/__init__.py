@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from speech.audio import SAMPLE_RATE
 from speech.context import MAX_POSITIONS, ElasticContext
+from speech.device import Device, takes_gpu
 from speech.tokens import Task, WhisperTokenizer
 
 if TYPE_CHECKING:
     from speech.engine.tuning import Tuning
 
-Device = Literal["auto", "cpu", "cuda"]
 FinishReason = Literal["stop", "length"]
 """The end token came, or it did not within `Window.max_new_tokens`."""
 
@@ -155,20 +155,6 @@ def load_engine(
     from speech.engine.ctranslate2_engine import CTranslate2Engine
 
     return CTranslate2Engine.load(folder / "ctranslate2", context, tuning)
-
-
-def takes_gpu(device: Device) -> bool:
-    """Say whether `load_engine` takes the torch engine on a GPU, or CTranslate2 on the CPU."""
-    return device == "cuda" or (device == "auto" and _gpu_is_usable())
-
-
-def _gpu_is_usable() -> bool:
-    import importlib.util
-
-    import ctranslate2
-
-    # Asks the driver without importing torch, which takes seconds and hundreds of MB.
-    return ctranslate2.get_cuda_device_count() > 0 and importlib.util.find_spec("torch") is not None
 
 
 def make_result(

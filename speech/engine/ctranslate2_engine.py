@@ -13,11 +13,10 @@ from typing import Any
 
 import ctranslate2
 import numpy as np
-import threadpoolctl
 from numpy.typing import NDArray
 
 from speech.checkpoint import read_json
-from speech.context import MAX_POSITIONS, SAMPLES_PER_POSITION, ElasticContext
+from speech.context import SAMPLES_PER_POSITION, ElasticContext
 from speech.engine import (
     MAX_PROMPT_TOKENS,
     CancelledError,
@@ -30,12 +29,12 @@ from speech.engine import (
     make_result,
     never,
 )
-from speech.engine.tuning import Tuning
+from speech.engine.tuning import Tuning, load_whisper
 from speech.features import log_mel_spectrogram, pad_or_trim
 from speech.tokens import N_TIMESTAMPS, WhisperTokenizer
 
-BATCH_POSITIONS = 2 * MAX_POSITIONS
-"""A batch holds no more audio than this, 60 s: longer ones decode no faster, and who comes meanwhile waits for them."""
+BATCH_POSITIONS = 4000
+"""A batch holds no more audio than this, 80 s: longer ones decode no faster, and who comes meanwhile waits for them."""
 
 
 class CTranslate2Engine:
@@ -68,23 +67,10 @@ class CTranslate2Engine:
             tuning: None takes what suits most machines.
         """
         tuning = tuning or Tuning()
-        # numpy's matrix products wait for more work on threads of their own, on the cores that CTranslate2 needs next:
-        # that alone doubled the time of a clip (benchmarks/threads.py).
-        threadpoolctl.threadpool_limits(1, user_api="blas")
-        # Loading computes with OpenMP. On a thread that lives on, it would leave threads behind that count against the
-        # cores, and OpenMP, seeing more threads than cores, would put each to sleep after each step of the decoder.
-        with ThreadPoolExecutor(1) as loader:
-            model = loader.submit(
-                ctranslate2.models.Whisper,
-                str(folder),
-                device="cpu",
-                compute_type=tuning.compute_type,
-                inter_threads=tuning.workers,
-                intra_threads=tuning.threads,
-            ).result()
-        return cls(
-            model, WhisperTokenizer.from_folder(folder), context, read_json(folder / "config.json"), tuning.batch
-        )
+        with ThreadPoolExecutor(1) as reader:  # the tokenizer takes a fifth of the time
+            tokenizer = reader.submit(WhisperTokenizer.from_folder, folder)
+            model = load_whisper(folder, tuning)
+        return cls(model, tokenizer.result(), context, read_json(folder / "config.json"), tuning.batch)
 
     def batch_size(self, positions: int) -> int:
         """Return how many windows of so many positions to hand over at once."""

@@ -1,4 +1,4 @@
-"""How the CPU engine is run on this machine: precision, workers, threads, batch size; measured, not guessed.
+"""How the CPU engine is loaded and run on this machine: precision, workers, threads, batch size; measured.
 
 ``python -m speech.engine.tuning FOLDER`` measures in a process of its own, so that it can be stopped at any moment and
 leaves nothing behind in the server's; the service runs it when it is idle and keeps the answer. Nothing is transcribed
@@ -18,12 +18,14 @@ from pathlib import Path
 
 import ctranslate2
 import numpy as np
+import threadpoolctl
 
 from speech.context import FRAMES_PER_POSITION
+from speech.engine.allocator import keep_freed_memory, return_freed_memory
 from speech.tokens import WhisperTokenizer
 
 MAX_THREADS = 4  # more gain nothing for one window (SYSTRAN/faster-whisper#1397); more workers do
-BATCHES = (4, 8, 16)
+BATCHES = (8, 16, 24)
 CLIP_TOKENS = 15  # what is said in 3 s
 BATCH_POSITIONS = 6000  # no larger batch is tried: at 30 s a window it would take minutes, and gain nothing
 ROUNDS = 3
@@ -42,7 +44,28 @@ class Tuning:
     compute_type: str = "int8"  # what the weights are turned into: one of COMPUTE_TYPES
     workers: int = max(1, cores() // MAX_THREADS)  # batches decoded at once, from one copy of the weights
     threads: int = min(cores(), MAX_THREADS)  # of each worker
-    batch: int = 8  # windows decoded together at most
+    batch: int = 16  # windows decoded together at most
+
+
+def load_whisper(folder: Path, tuning: Tuning) -> ctranslate2.models.Whisper:
+    """Load a CTranslate2 Whisper so that it runs at its full speed (docs/experiments.md, benchmarks/threads.py)."""
+    # numpy's matrix products wait for more work on threads of their own, on the cores that CTranslate2 needs next:
+    # that alone doubled the time of a clip.
+    threadpoolctl.threadpool_limits(1, user_api="blas")
+    keep_freed_memory()
+    # Loading computes with OpenMP. On a thread that lives on, it would leave threads behind that count against the
+    # cores, and OpenMP, seeing more threads than cores, would put each to sleep after each step of the decoder.
+    with ThreadPoolExecutor(1) as loader:
+        model = loader.submit(
+            ctranslate2.models.Whisper,
+            str(folder),
+            device="cpu",
+            compute_type=tuning.compute_type,
+            inter_threads=tuning.workers,
+            intra_threads=tuning.threads,
+        ).result()
+    return_freed_memory()
+    return model
 
 
 @dataclass(frozen=True)
@@ -78,15 +101,7 @@ def measure(folder: Path, positions: int) -> list[Measured]:
 
 
 def _measure(folder: Path, tuning: Tuning, positions: int) -> list[Measured]:
-    # On a thread that ends, as CTranslate2Engine.load does, and for its reason.
-    with ThreadPoolExecutor(1) as loader:
-        model = loader.submit(
-            ctranslate2.models.Whisper,
-            str(folder),
-            compute_type=tuning.compute_type,
-            inter_threads=tuning.workers,
-            intra_threads=tuning.threads,
-        ).result()
+    model = load_whisper(folder, tuning)
     tokenizer = WhisperTokenizer.from_folder(folder)
     noise = np.random.default_rng(0).standard_normal((1, model.n_mels, FRAMES_PER_POSITION * positions), np.float32)
 

@@ -194,9 +194,11 @@ async def test_the_replaced_engine_is_freed(tune, model, make_engine, serve, unt
     tuned = make_engine()
     tuned.description = "echo, tuned"
     _, create = tune(Tuning("float32"), lambda *_: tuned)
-    app = create(replace(model, engine=make_engine()))
+    untuned = make_engine()
+    first = weakref.ref(untuned)
+    app = create(replace(model, engine=untuned))
+    del untuned
     async with serve(app):
-        first = weakref.ref(app.state.model.scheduler.engine)
         await until(lambda: app.state.model.version.engine == "echo, tuned")
         await until(lambda: first() is None)
 

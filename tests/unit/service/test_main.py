@@ -61,7 +61,7 @@ def test_help_documents_options_and_settings():
 
 def test_the_command_line_keeps_no_model(served, monkeypatch):
     """What it loaded is the application's alone, so that a model that was replaced is freed."""
-    monkeypatch.setattr(service.__main__, "load_model", lambda _: type("Model", (), {})())
+    monkeypatch.setattr(service.__main__, "_load", lambda _: type("Model", (), {})())
     monkeypatch.setattr(service.app, "create_app", lambda _settings, load: load)
     assert run("--port", "0").exit_code == 0
     load = served[0][0].app

@@ -101,7 +101,7 @@ async def test_padding_waste_can_be_told(make_app, make_engine, serve, wav):
         assert (await upload(client, wav(2))).status_code == 200
         assert (await upload(client, wav(0.5))).status_code == 200
         after = await scrape(client)
-    for name, seconds in (("audio", 2.5), ("paid", (160 + 64) / 50)):
+    for name, seconds in (("audio", 2.5), ("paid", (160 + 96) / 50)):
         key = (f"whisperloop_{name}_seconds_total",)
         assert after[key] - before[key] == pytest.approx(seconds)
 

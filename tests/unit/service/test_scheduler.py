@@ -164,7 +164,7 @@ async def test_a_batch_that_ends_first_makes_room_for_the_next(engine, window, w
     assert answers == [[words(clip.audio)] for clip in (long, *short)]
 
 
-@pytest.mark.parametrize(("cap", "sizes"), [(None, {64: 5, 1500: 2}), (3, {64: 3, 1500: 2}), (99, {64: 5, 1500: 2})])
+@pytest.mark.parametrize(("cap", "sizes"), [(None, {96: 5, 1500: 2}), (3, {96: 3, 1500: 2}), (99, {96: 5, 1500: 2})])
 async def test_the_engine_says_how_large_a_batch_is(make_engine, window, until, cap, sizes):
     """By the context of its windows; a setting can make batches smaller, and no larger."""
     engine = make_engine(elastic=True)
@@ -318,7 +318,7 @@ async def test_every_batch_is_reported(make_engine, window):
         stats = scheduler.stats()
     assert [batch.windows for batch in reported] == [2, 1]
     assert [batch.audio_s for batch in reported] == pytest.approx([2.1, 30])
-    assert [batch.padded_s for batch in reported] == pytest.approx([2 * 64 / 50, 30])
+    assert [batch.padded_s for batch in reported] == pytest.approx([2 * 96 / 50, 30])
     assert all(batch.busy_s >= 0.01 for batch in reported)
     assert all(0 <= batch.waited_s < 10 for batch in reported)
     for name in ("windows", "audio_s", "padded_s", "waited_s", "busy_s"):
@@ -354,7 +354,7 @@ async def test_full_context_is_paid_for_and_counted_as_more_to_do(make_engine, w
             (result,) = await again
             assert result.positions == 1500
             assert scheduler.stats().waiting_s == pytest.approx(0)
-        assert scheduler.stats().padded_s == pytest.approx(64 / 50 + 30)
+        assert scheduler.stats().padded_s == pytest.approx(96 / 50 + 30)
 
 
 @pytest.mark.parametrize("leave", ["cancelled", "failed"])

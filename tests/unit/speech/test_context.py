@@ -24,9 +24,10 @@ def test_buckets_grow_up_to_whispers_own_context():
 
 
 def test_buckets_are_few_and_fine():
-    """Few enough to share, and none wastes more than 128 positions (2.6 s)."""
-    assert len(BUCKETS) <= 32
-    assert max(after - before for before, after in itertools.pairwise((0, *BUCKETS))) <= 128
+    """Few enough to share, and no window pays for more than 1.7 times its length, or 2 s."""
+    assert len(BUCKETS) <= 10
+    assert BUCKETS[0] <= 100
+    assert max(after / before for before, after in itertools.pairwise(BUCKETS)) <= 1.7
 
 
 @given(st.integers(0, MAX_POSITIONS))

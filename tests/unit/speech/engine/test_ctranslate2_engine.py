@@ -190,7 +190,7 @@ def test_a_window_can_have_the_full_context(tiny, engine, chirp):
     inelastic = CTranslate2Engine.load(tiny.export, ElasticContext(), FLOAT32)
     (short,), (full,) = (engine.transcribe([Window(chirp(1.0), "it", full_context=pay)]) for pay in (False, True))
     (expected,) = inelastic.transcribe([Window(chirp(1.0), "it")])
-    assert (short.positions, full.positions) == (64, MAX_POSITIONS)
+    assert (short.positions, full.positions) == (96, MAX_POSITIONS)
     assert full == expected
 
 
@@ -232,13 +232,13 @@ def test_one_who_stays_keeps_the_batch_going(engine, chirp, watch):
     assert stayed == expected[1]
 
 
-def test_batches_hold_a_minute(engine, tiny):
-    """Eight short windows or two of 30 s are enough; a tuning may say otherwise of the short ones."""
-    assert [engine.batch_size(positions) for positions in (64, 224, 352, 384, 1500)] == [8, 8, 8, 7, 2]
-    large = CTranslate2Engine.load(tiny.export, ELASTIC, replace(FLOAT32, batch=16))
-    assert [large.batch_size(positions) for positions in (64, 224, 1500)] == [16, 13, 2]
+def test_batches_hold_eighty_seconds(engine, tiny):
+    """Sixteen short windows or two of 30 s are enough; a tuning may say otherwise of the short ones."""
+    assert [engine.batch_size(positions) for positions in (96, 224, 320, 448, 1500)] == [16, 16, 12, 8, 2]
+    large = CTranslate2Engine.load(tiny.export, ELASTIC, replace(FLOAT32, batch=24))
+    assert [large.batch_size(positions) for positions in (96, 224, 1500)] == [24, 17, 2]
     single = CTranslate2Engine.load(tiny.export, ELASTIC, replace(FLOAT32, batch=1))
-    assert [single.batch_size(positions) for positions in (64, 1500)] == [1, 1]
+    assert [single.batch_size(positions) for positions in (96, 1500)] == [1, 1]
 
 
 @pytest.mark.usefixtures("few_tokens")
@@ -247,8 +247,8 @@ def test_calls_are_no_larger_than_that(engine, chirp, monkeypatch):
     sizes = []
     decode = engine._decode
     monkeypatch.setattr(engine, "_decode", lambda p, batch, c: sizes.append((p, len(batch))) or decode(p, batch, c))
-    engine.transcribe([Window(chirp(1.0), "it")] * 11 + [Window(chirp(29.9), "it")] * 3)
-    assert sorted(sizes) == [(64, 3), (64, 8), (1500, 1), (1500, 2)]
+    engine.transcribe([Window(chirp(1.0), "it")] * 19 + [Window(chirp(29.9), "it")] * 3)
+    assert sorted(sizes) == [(96, 3), (96, 16), (1500, 1), (1500, 2)]
 
 
 @pytest.mark.usefixtures("few_tokens")

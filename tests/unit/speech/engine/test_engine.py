@@ -182,8 +182,8 @@ def test_a_window_can_ask_for_thirty_seconds():
     decode = Recorder()
     first, second = marked(1, 1)
     results = decode_by([first, replace(second, full_context=True)], ELASTIC, 8, decode)
-    assert [result.positions for result in results] == [64, 1500]
-    assert [positions for positions, _ in decode.calls] == [64, 1500]
+    assert [result.positions for result in results] == [96, 1500]
+    assert [positions for positions, _ in decode.calls] == [96, 1500]
 
 
 def test_kinds_do_not_share_a_call():
@@ -208,7 +208,7 @@ def test_the_cancelled_are_not_decoded():
     decode = Recorder()
     results = decode_by(marked(1, 1, 1), ELASTIC, 8, decode, is_cancelled=lambda i: i == 1)
     assert [type(result) for result in results] == [DecodingResult, CancelledError, DecodingResult]
-    assert decode.calls == [(64, [0, 2])]
+    assert decode.calls == [(96, [0, 2])]
 
 
 def test_rows_know_whose_they_are():
@@ -249,12 +249,12 @@ def test_a_cpu_service_never_imports_torch(tiny):
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip().startswith("ctranslate2 int8")
-    assert run.stdout.strip().endswith("on cpu 64 []")
+    assert run.stdout.strip().endswith("on cpu 96 []")
 
 
 def test_auto_takes_the_cpu_where_no_gpu_is(tiny, monkeypatch):
     """Without a usable GPU the CTranslate2 export is loaded."""
-    monkeypatch.setattr("speech.engine._gpu_is_usable", lambda: False)
+    monkeypatch.setattr("speech.device._gpu_is_usable", lambda: False)
     engine = load_engine(tiny.checkpoint, ElasticContext(), tuning=Tuning(threads=1))
     assert engine.description.startswith("ctranslate2")
     assert engine.context == ElasticContext()

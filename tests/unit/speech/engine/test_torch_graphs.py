@@ -149,7 +149,7 @@ def test_every_context_fits_into_static_memory():
     for positions in BUCKETS:
         assert batch_size(positions) * positions <= 16 * MAX_POSITIONS
         assert batch_size(positions) in {16, 32} or positions > 750
-    assert (batch_size(64), batch_size(MAX_POSITIONS)) == (32, 16)
+    assert (batch_size(96), batch_size(MAX_POSITIONS)) == (32, 16)
 
 
 def test_memory_is_cut_at_the_same_place_and_zeroed():
