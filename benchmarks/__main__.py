@@ -11,7 +11,7 @@ from rich.console import Console
 
 from registry import RegistryError
 from training.data.manifest import ManifestError
-from training.shell import Shell, StepError
+from training.shell import Shell, StepError, run_command_line
 
 USER_ERRORS = (StepError, RegistryError, ManifestError)
 """What the message alone explains; anything else is a bug and shows where it happened."""
@@ -52,14 +52,10 @@ def report_command(runs: RunsOption = Path("runs")) -> None:
 
 
 def main() -> None:
-    """Run the command line; one clear line and status 1 on what a user can mend."""
+    """Run the command line."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the services that it started are stopped
     logging.basicConfig(level=logging.WARNING, stream=sys.stdout)
-    try:
-        app(prog_name="python -m benchmarks")
-    except USER_ERRORS as error:
-        Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
-        sys.exit(1)
+    run_command_line(app, "python -m benchmarks", USER_ERRORS)
 
 
 if __name__ == "__main__":

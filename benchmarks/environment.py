@@ -4,9 +4,9 @@ import hashlib
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import formats
 from registry import Version
 from speech.audio import SAMPLE_RATE
 from speech.context import ElasticContext
@@ -61,19 +61,9 @@ def tune(version: Version, cache: Path, shell: Shell) -> Tuning:
     return tuning
 
 
-def openai_checkpoint(version: Version, folder: Path) -> Path:
-    """Return the version as openai-whisper's .pt, made when it is first asked for."""
-    path = folder / f"{version.id}.pt"
+def converted(version: Version, path: Path, write: Callable[[Path, Path], None]) -> Path:
+    """Return the version in a peer's form at `path`, written by one of `benchmarks.formats` when first asked for."""
     if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        formats.write_openai(version.path, path)
-    return path
-
-
-def ggml_file(version: Version, folder: Path) -> Path:
-    """Return the version as whisper.cpp's ggml file, made when it is first asked for."""
-    path = folder / f"ggml-{version.id}.bin"
-    if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        formats.write_ggml(version.path, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(version.path, path)
     return path

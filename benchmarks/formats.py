@@ -13,7 +13,7 @@ import numpy as np
 
 from speech.checkpoint import Array, read_arrays, read_json
 from speech.features import mel_filters
-from speech.tokens import WhisperTokenizer, load_tokenizer
+from speech.tokens import WhisperTokenizer
 
 GGML_MAGIC = 0x67676D6C
 GGML_F32, GGML_F16 = 0, 1
@@ -111,14 +111,5 @@ def _write_tensor(file: BinaryIO, name: str, array: Array) -> None:
 
 def vocabulary(folder: Path) -> list[bytes]:
     """Return the bytes of every token before the special ones, in the order of their ids."""
-    tokenizer = load_tokenizer(folder / "tokenizer.json")
-    eot = WhisperTokenizer(tokenizer).eot
-    alphabet = byte_alphabet()
-    return [bytes(alphabet[letter] for letter in tokenizer.id_to_token(i) or "") for i in range(eot)]
-
-
-def byte_alphabet() -> dict[str, int]:
-    """Return GPT-2's letters for bytes: printable ones stand for themselves, the others come after U+0100."""
-    plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in plain]
-    return {chr(byte): byte for byte in plain} | {chr(256 + i): byte for i, byte in enumerate(others)}
+    tokenizer = WhisperTokenizer.from_folder(folder)
+    return [tokenizer.token_bytes(token) for token in range(tokenizer.eot)]

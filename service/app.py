@@ -13,12 +13,12 @@ import anyio
 from fastapi import FastAPI
 
 from registry import RegistryError
+from service import openai_api, routes
 from service.errors import add_exception_handlers
 from service.loading import CLIP_SAMPLES, Model, Untuned, load_model, warm_up
 from service.lookup import reason
 from service.metrics import Metrics
 from service.request_log import RequestLog
-from service.routes import router
 from service.scheduler import Scheduler
 from service.settings import Settings
 from service.state import Loaded, NotReady
@@ -57,7 +57,8 @@ def create_app(settings: Settings | None = None, *, load: Callable[[Settings], M
     app.state.model = NotReady(f"{settings.model} is being loaded; try again in a few seconds.")
     app.add_middleware(RequestLog)
     add_exception_handlers(app)
-    app.include_router(router)
+    app.include_router(routes.router)
+    app.include_router(openai_api.router)
     return app
 
 

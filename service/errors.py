@@ -1,4 +1,4 @@
-"""Everything that can go wrong, in one envelope: `{"error": {"code", "message", "param", "request_id"}}`.
+"""Everything that can go wrong, in one envelope, OpenAI's: `{"error": {"message", "type", "param", "code"}}`.
 
 Messages say what to do and never what is inside: causes go to the log, under the request's id.
 """
@@ -50,16 +50,40 @@ class ApiError(Exception):
 
 def envelope(request: Request, error: ApiError) -> JSONResponse:
     """Return the response for an error, and note its code for the request's log line."""
+    # OpenAI's API has one status for whatever is wrong with a request, and its clients' exceptions follow the status.
+    in_openai_api = request.scope["path"].startswith("/v1/")
+    status = 400 if in_openai_api and error.status in {415, 422} else error.status
+    return JSONResponse(Error(error=detail_of(request, error)).model_dump(), status, error.headers)
+
+
+def detail_of(request: Request, error: ApiError) -> ErrorDetail:
+    """Return what a caller is told, and note its code for the request's log line."""
     facts = request.state.facts
     facts["error"] = error.code
-    detail = ErrorDetail(code=error.code, message=error.message, param=error.param, request_id=facts["request_id"])
-    return JSONResponse(Error(error=detail).model_dump(), error.status, error.headers)
+    return ErrorDetail(
+        message=error.message,
+        type="server_error" if error.status >= 500 else "invalid_request_error",
+        param=error.param,
+        code=error.code,
+        request_id=facts["request_id"],
+    )
 
 
 def internal_error(request: Request, error: Exception) -> JSONResponse:
     """Return the response for what nobody foresaw; only the log learns what it was."""
-    logger.error("request %s failed", request.state.facts["request_id"], exc_info=error)
-    return envelope(request, ApiError(500, "internal_error", "Something went wrong here; the log says what."))
+    return envelope(request, answer_to(request, error))
+
+
+def answer_to(request: Request, error: Exception) -> ApiError:
+    """Return what a caller is told of any exception; only the log learns what nobody foresaw."""
+    request_id = request.state.facts["request_id"]
+    if isinstance(error, EngineError):
+        logger.error("request %s: %s", request_id, error)
+    answer = _foreseen(error)
+    if answer is None:
+        logger.error("request %s failed", request_id, exc_info=error)
+        return ApiError(500, "internal_error", "Something went wrong here; the log says what.")
+    return answer
 
 
 def add_exception_handlers(app: FastAPI) -> None:
@@ -78,12 +102,10 @@ def add_exception_handlers(app: FastAPI) -> None:
 
 
 async def _handle(request: Request, error: Exception) -> JSONResponse:
-    if isinstance(error, EngineError):
-        logger.error("request %s: %s", request.state.facts["request_id"], error)
-    return envelope(request, _api_error(error))
+    return envelope(request, answer_to(request, error))
 
 
-def _api_error(error: Exception) -> ApiError:  # noqa: PLR0911 - one line an error reads best
+def _foreseen(error: Exception) -> ApiError | None:  # noqa: PLR0911 - one line an error reads best
     match error:
         case ApiError():
             return error
@@ -103,4 +125,4 @@ def _api_error(error: Exception) -> ApiError:  # noqa: PLR0911 - one line an err
         case HTTPException():
             code, message = HTTP_CODES.get(error.status_code, ("invalid_request", error.detail))
             return ApiError(error.status_code, code, message, headers=error.headers)
-    raise TypeError(f"no answer for {error!r}")
+    return None

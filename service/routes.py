@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from dataclasses import asdict
 from typing import Any, TypeVar
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
 from starlette.requests import ClientDisconnect
 
@@ -15,7 +15,7 @@ from service import schemas
 from service.errors import ApiError
 from service.metrics import CONTENT_TYPE
 from service.state import Loaded
-from service.transcribe import transcribe
+from service.transcribe import Means, Wanted, transcribe
 from service.upload import OPENAPI, read_upload
 
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -31,22 +31,14 @@ router = APIRouter()
 @router.post("/transcribe", responses=ERRORS, openapi_extra=OPENAPI)
 async def transcribe_file(request: Request) -> schemas.Transcription:
     """Transcribe one file of any length; silence is an empty text, not an error."""
-    model = _loaded(request)
+    model = loaded(request)
     state = request.app.state
     async with AsyncExitStack() as opened:
         with state.metrics.stage("upload"):
             upload = await opened.enter_async_context(read_upload(request, state.settings.max_upload_bytes))
         language = None if upload.language is None else model.language_code(upload.language)
-        work = transcribe(
-            upload.file,
-            language,
-            upload.task,
-            scheduler=model.scheduler,
-            limiter=state.decode_limiter,
-            max_seconds=state.settings.max_audio_seconds,
-            metrics=state.metrics,
-        )
-        result = await _unless_disconnected(request, work)
+        work = transcribe(upload.file, Wanted(language, upload.task), means(request.app, model))
+        result = await unless_disconnected(request, work)
     request.state.facts |= {"audio_s": round(result.duration, 2), "segments": len(result.segments)}
     return schemas.Transcription(**asdict(result), model=model.version.ref)
 
@@ -60,7 +52,7 @@ async def live() -> schemas.Health:
 @router.get("/health/ready", responses=NOT_READY)
 async def ready(request: Request) -> schemas.Health:
     """Answer 200 if there is a model to transcribe with, else what to do about it."""
-    _loaded(request)
+    loaded(request)
     return schemas.Health(status="ready")
 
 
@@ -89,7 +81,17 @@ def _package_version() -> str:
         return "not installed"  # run from a checkout
 
 
-def _loaded(request: Request) -> Loaded:
+def means(app: FastAPI, model: Loaded) -> Means:
+    """Return what a request is served with."""
+    return Means(model.scheduler, app.state.decode_limiter, app.state.metrics, app.state.settings.max_audio_seconds)
+
+
+def loaded(request: Request) -> Loaded:
+    """Return the model that is loaded.
+
+    Raises:
+        ApiError: there is none, yet or for good.
+    """
     model = request.app.state.model
     if not isinstance(model, Loaded):
         raise ApiError(503, "model_not_ready", model.reason)
@@ -98,7 +100,7 @@ def _loaded(request: Request) -> Loaded:
     return model
 
 
-async def _unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """Await `work`, but cancel it when the client goes away: nobody would read the answer."""
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_disconnected(request))

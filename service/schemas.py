@@ -65,9 +65,10 @@ class Health(BaseModel):
 class ErrorDetail(BaseModel):
     """What went wrong."""
 
-    code: str = Field(description="For programs; never changes.")
     message: str = Field(description="For people: what is wrong, and what to do.")
+    type: Literal["invalid_request_error", "server_error"]
     param: str | None = Field(description="The form field that is to blame, if one is.")
+    code: str = Field(description="For programs; never changes.")
     request_id: str = Field(description="As in the X-Request-ID header and the service's log.")
 
 

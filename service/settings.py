@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     max_batch_size: int | None = Field(
         default=None, gt=0, description="Windows that are decoded together at most; none for what measures best."
     )
+    strict: bool = Field(
+        default=False, description="Refuse a request with fields that have no effect here, rather than warn."
+    )
     shutdown_grace_s: int = Field(
         default=30, ge=0, description="Seconds that running requests get to finish when the service is stopped."
     )

@@ -3,8 +3,9 @@
 What speech is and where to cut is `speech.transcribe`'s business; this is its asynchronous twin over the scheduler.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 import anyio.to_thread
@@ -13,7 +14,7 @@ from service.metrics import Metrics
 from service.scheduler import Scheduler
 from service.turns import Job
 from speech.audio import SAMPLE_RATE, decode_audio
-from speech.engine import DecodingResult, Engine, Window
+from speech.engine import GREEDY, DecodingOptions, DecodingResult, Engine, Window
 from speech.tokens import Task
 from speech.transcribe import Slice, Transcription, assemble, at_full_context, cut, looks_wrong, windows
 
@@ -24,68 +25,88 @@ PREPARED = 8
 """Windows of a file, from its beginning, whose features are made before they queue: all of a clip's."""
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be done with a file."""
+
+    language: str | None = None  # a code of the model's; None: the one of the first window that is not silent
+    task: Task = "transcribe"
+    prompt: str | None = None  # what was said before, for every window: its spelling is imitated
+    options: DecodingOptions = GREEDY
+
+
+@dataclass(frozen=True)
+class Means:
+    """What it is done with."""
+
+    scheduler: Scheduler
+    limiter: anyio.CapacityLimiter  # bounds the files that are decoded at once, to `DECODE_THREADS`
+    metrics: Metrics  # told how long decoding the file took
+    max_seconds: float  # the longest audio to accept
+
+
 async def transcribe(
-    file: BinaryIO,
-    language: str | None,
-    task: Task,
-    *,
-    scheduler: Scheduler,
-    limiter: anyio.CapacityLimiter,
-    max_seconds: float,
-    metrics: Metrics,
+    file: BinaryIO, wanted: Wanted, means: Means, *, on_result: Callable[[DecodingResult], None] = lambda _: None
 ) -> Transcription:
     """Transcribe one encoded file.
 
     Args:
         file: read from its current position.
-        language: a code of the model's; None: the one of the first window that is not silent.
-        task: "transcribe" or "translate" (to English).
-        scheduler: decodes the windows.
-        limiter: bounds the files that are decoded at once, to `DECODE_THREADS`.
-        max_seconds: the longest audio to accept.
-        metrics: told how long decoding the file took.
+        wanted: language, task and how to decode.
+        means: what the service has for it.
+        on_result: told of each window's answer, in their order, as soon as it and those before it are there.
 
     Raises:
         AudioError: the file cannot be used.
         OverloadedError: there is too much to do already.
         EngineError: a window could not be decoded.
     """
-    slices, to_decode = await anyio.to_thread.run_sync(
-        _read_windows, file, language, task, scheduler.engine, max_seconds, metrics, limiter=limiter
-    )
-    answers = iter(await _decode(scheduler, [window for window in to_decode if window is not None]))
+    slices, to_decode = await anyio.to_thread.run_sync(_read_windows, file, wanted, means, limiter=means.limiter)
+    spoken = [window for window in to_decode if window is not None]
+    answers = iter(await _decode(means.scheduler, spoken, on_result))
     results = [None if window is None else next(answers) for window in to_decode]
-    return assemble(slices, results, language)
+    return assemble(slices, results, wanted.language)
 
 
-def _read_windows(
-    file: BinaryIO, language: str | None, task: Task, engine: Engine, max_seconds: float, metrics: Metrics
-) -> tuple[list[Slice], list[Window | None]]:
-    with metrics.stage("decode"):
-        audio = decode_audio(file.read(), max_seconds=max_seconds)
+def _read_windows(file: BinaryIO, wanted: Wanted, means: Means) -> tuple[list[Slice], list[Window | None]]:
+    engine: Engine = means.scheduler.engine
+    prompt = tuple(engine.tokenizer.encode(wanted.prompt)) if wanted.prompt else ()
+    with means.metrics.stage("decode"):
+        audio = decode_audio(file.read(), max_seconds=means.max_seconds)
         slices = cut(audio, elastic=engine.context.elastic)
-        made = windows(audio, slices, language, task)
+        made = [
+            window and replace(window, prompt=prompt, options=wanted.options)
+            for window in windows(audio, slices, wanted.language, wanted.task)
+        ]
         # Here, while the engine is busy with others. The rest of a long file waits for its turn without taking memory.
         return slices, [window and engine.prepare(window) for window in made[:PREPARED]] + made[PREPARED:]
 
 
-async def _decode(scheduler: Scheduler, to_decode: Sequence[Window]) -> list[DecodingResult]:
+async def _decode(
+    scheduler: Scheduler, to_decode: Sequence[Window], on_result: Callable[[DecodingResult], None]
+) -> list[DecodingResult]:
     if not to_decode:
         return []
+    results: list[DecodingResult] = []
     with scheduler.admit(sum(window.audio.size for window in to_decode) / SAMPLE_RATE) as job:
-        if to_decode[0].language is not None:
-            return await _decode_well(scheduler, job, to_decode)
-        # One language a file, as in openai/whisper: else a cough between two sentences is Welsh.
-        first = await _decode_well(scheduler, job, to_decode[:1])
-        rest = [replace(window, language=first[0].language) for window in to_decode[1:]]
-        return first + await _decode_well(scheduler, job, rest)
-
-
-async def _decode_well(scheduler: Scheduler, job: Job, to_decode: Sequence[Window]) -> list[DecodingResult]:
-    """Decode windows, and those again at 30 s whose answer at a short context looks wrong."""
-    results = await scheduler.submit(job, to_decode)
-    again = [i for i, result in enumerate(results) if looks_wrong(result)]
-    better = await scheduler.submit(job, [at_full_context(to_decode[i]) for i in again])
-    for i, result in zip(again, better, strict=True):
-        results[i] = result
+        if to_decode[0].language is None:
+            # One language a file, as in openai/whisper: else a cough between two sentences is Welsh.
+            results.append(await _decode_well(scheduler, job, to_decode[0]))
+            on_result(results[0])
+            to_decode = [replace(window, language=results[0].language) for window in to_decode[1:]]
+        decoding = [asyncio.create_task(_decode_well(scheduler, job, window)) for window in to_decode]
+        try:
+            for task in decoding:
+                results.append(await task)
+                on_result(results[-1])
+        finally:
+            for task in decoding:
+                task.cancel()  # if one failed, nobody waits for the others
+            await asyncio.gather(*decoding, return_exceptions=True)
     return results
+
+
+async def _decode_well(scheduler: Scheduler, job: Job, window: Window) -> DecodingResult:
+    """Decode a window, and again at 30 s if its answer at a short context looks wrong."""
+    result = (await scheduler.submit(job, [window]))[0]
+    return (await scheduler.submit(job, [at_full_context(window)]))[0] if looks_wrong(result) else result

@@ -55,24 +55,36 @@ class Upload:
 
 
 @asynccontextmanager
+async def open_form(request: Request, max_bytes: int, max_fields: int = MAX_FIELDS) -> AsyncIterator[FormData]:
+    """Read a form of fields and one file; the file is open inside the block.
+
+    Raises:
+        ApiError: it is too large, or something is in the query, where nothing belongs.
+    """
+    for name in request.query_params:
+        raise ApiError(400, "unknown_parameter", f"{name!r} in the query: everything is a form field here.", name)
+    limited = _limit_body(request, max_bytes)
+    async with limited.form(max_files=1, max_fields=max_fields, max_part_size=FORM_OVERHEAD_BYTES) as form:
+        file = form.get("file")
+        if isinstance(file, UploadFile) and (file.size or 0) > max_bytes:
+            raise _too_large(max_bytes)
+        yield form
+
+
+@asynccontextmanager
 async def read_upload(request: Request, max_bytes: int) -> AsyncIterator[Upload]:
     """Read the form; the file is open inside the block.
 
     Raises:
         ApiError: it is too large, or not the form that `OPENAPI` describes.
     """
-    for name in request.query_params:
-        raise ApiError(400, "unknown_parameter", f"{name!r} in the query: everything is a form field here.", name)
-    limited = _limit_body(request, max_bytes)
-    async with limited.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=FORM_OVERHEAD_BYTES) as form:
+    async with open_form(request, max_bytes) as form:
         _check_fields(form)
         file = form.get("file")
         if not isinstance(file, UploadFile):
             raise ApiError(
                 400, "invalid_request", "Send multipart/form-data with the audio as a file in the field 'file'.", "file"
             )
-        if (file.size or 0) > max_bytes:
-            raise _too_large(max_bytes)
         yield Upload(file.file, _text(form, "language"), _task(_text(form, "task")))
 
 

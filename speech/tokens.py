@@ -24,6 +24,13 @@ FIRST_LANGUAGE = "<|en|>"
 LAST_BEFORE_TRANSLATE = "<|translate|>"
 
 
+PRINTABLE = (*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1))
+BYTES = {chr(byte): byte for byte in PRINTABLE} | {
+    chr(256 + i): byte for i, byte in enumerate(sorted({*range(256)} - {*PRINTABLE}))
+}
+"""GPT-2's alphabet (`bytes_to_unicode`), in which byte-level tokens are written: a letter a byte."""
+
+
 class UnknownLanguageError(ValueError):
     """The model has no token for this language."""
 
@@ -86,6 +93,11 @@ class WhisperTokenizer:
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of `tokens`, special tokens and timestamps left out."""
         return str(self._tokenizer.decode([token for token in tokens if token < self.eot]))
+
+    def token_bytes(self, token: int) -> bytes:
+        """Return the bytes that a text token stands for: several tokens may share a letter."""
+        written = self._tokenizer.id_to_token(token) or ""
+        return bytes(BYTES[letter] for letter in written) if all(map(BYTES.__contains__, written)) else written.encode()
 
     @cached_property
     def _plain(self) -> Tokenizer:

@@ -62,6 +62,8 @@ class Segment:
     avg_logprob: float
     no_speech_prob: float
     compression_ratio: float
+    tokens: tuple[int, ...]
+    token_logprobs: tuple[float, ...] | None  # one a token, where they were asked for
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,7 @@ def assemble(slices: Sequence[Slice], results: Sequence[DecodingResult | None], 
     spoken = [
         (place, result)
         for place, result in zip(slices, results, strict=True)
-        if result is not None and result.text and not _is_no_speech(result)
+        if result is not None and is_spoken(result)
     ]
     segments = tuple(
         Segment(
@@ -195,6 +197,8 @@ def assemble(slices: Sequence[Slice], results: Sequence[DecodingResult | None], 
             avg_logprob=result.avg_logprob,
             no_speech_prob=result.no_speech_prob,
             compression_ratio=result.compression_ratio,
+            tokens=result.tokens,
+            token_logprobs=result.token_logprobs,
         )
         for i, (place, result) in enumerate(spoken)
     )
@@ -280,6 +284,11 @@ def _levels(audio: NDArray[np.float32]) -> NDArray[np.float64]:
     padded = np.pad(audio, (0, -audio.size % FRAME))
     frames = padded.reshape(-1, FRAME).astype(np.float64)
     return np.asarray(np.sqrt((frames**2).mean(axis=1)))
+
+
+def is_spoken(result: DecodingResult) -> bool:
+    """Say whether an answer is part of the transcript."""
+    return bool(result.text) and not _is_no_speech(result)
 
 
 def _is_no_speech(result: DecodingResult) -> bool:

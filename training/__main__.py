@@ -19,7 +19,7 @@ from training.data.report import TooManyDroppedError
 from training.data.sources.asterisk import SourceUnavailableError
 from training.data.sources.folder import FolderError
 from training.parity import ParityError
-from training.shell import Shell, StepError
+from training.shell import Shell, StepError, run_command_line
 
 USER_ERRORS = (
     RegistryError,
@@ -116,15 +116,11 @@ def _settings(
 
 
 def main() -> None:
-    """Run the command line; one clear line and status 1 on what a user can mend."""
+    """Run the command line."""
     logging.basicConfig(level=logging.INFO, format="      %(message)s", stream=sys.stdout)
     for noisy in ("httpx", "datasets", "evaluate", "absl"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    try:
-        app(prog_name="python -m training")
-    except USER_ERRORS as error:
-        Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
-        sys.exit(1)
+    run_command_line(app, "python -m training", USER_ERRORS)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""What the training commands print: stages with the time they began, progress bars, tables. No logic."""
+"""What the training commands print: stages with the time they began, progress bars, tables, errors. No logic."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -13,6 +15,15 @@ LOG_WIDTH = 120
 
 class StepError(RuntimeError):
     """A step of a command failed; the message says which one and what to do."""
+
+
+def run_command_line(app: typer.Typer, program: str, user_errors: tuple[type[Exception], ...]) -> None:
+    """Run a command line; one clear line and status 1 on what a user can mend, a traceback on a bug."""
+    try:
+        app(prog_name=program)
+    except user_errors as error:
+        Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
+        sys.exit(1)
 
 
 class Shell:

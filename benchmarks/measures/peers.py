@@ -9,7 +9,8 @@ from statistics import median
 from benchmarks.bench import FASTER_WHISPER, THREADS, Bench, files, medians
 from benchmarks.clips import Clip, spread
 from benchmarks.entries import Entry, Side
-from benchmarks.environment import ggml_file, openai_checkpoint, site_packages
+from benchmarks.environment import converted, site_packages
+from benchmarks.formats import write_ggml, write_openai
 from benchmarks.rounds import Round
 from benchmarks.workers import Worker
 from speech.scores import corpus_rate, word_errors
@@ -63,12 +64,15 @@ def measure(bench: Bench) -> list[Entry]:
 def _contenders(bench: Bench) -> dict[str, Worker]:
     formats = bench.folder / "formats"
     openai = {
-        "model": str(openai_checkpoint(bench.version, formats)),
+        "model": str(converted(bench.version, formats / f"{bench.version.id}.pt", write_openai)),
         "threads": THREADS,
         "site_packages": str(site_packages(bench.peers)),
     }
     checkpoint = {"model": str(bench.version.path), "threads": THREADS}
-    ggml = {"model": str(ggml_file(bench.version, formats)), "threads": THREADS}
+    ggml = {
+        "model": str(converted(bench.version, formats / f"ggml-{bench.version.id}.bin", write_ggml)),
+        "threads": THREADS,
+    }
     repository = Path(sys.executable)  # has torch and transformers
     return {
         OURS: bench.ours(),

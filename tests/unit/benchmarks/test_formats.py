@@ -5,7 +5,7 @@ import struct
 import numpy as np
 import pytest
 
-from benchmarks.formats import GGML_MAGIC, byte_alphabet, dims, openai_name, vocabulary, write_ggml, write_openai
+from benchmarks.formats import GGML_MAGIC, dims, openai_name, vocabulary, write_ggml, write_openai
 from speech.checkpoint import read_arrays, read_json
 
 
@@ -85,11 +85,3 @@ def test_ggml_file_is_read_to_its_end(tiny, tmp_path):
     assert tensors["encoder.conv1.bias"].dtype == tensors["decoder.positional_embedding"].dtype == np.float32
     weight = tensors["decoder.blocks.1.mlp.0.weight"]
     np.testing.assert_allclose(weight, arrays["decoder.blocks.1.mlp.0.weight"], rtol=1e-3, atol=1e-6)
-
-
-def test_byte_alphabet_is_gpt2s():
-    """Every byte has one letter; a blank is Ġ."""
-    alphabet = byte_alphabet()
-    assert sorted(alphabet.values()) == list(range(256))
-    assert alphabet["Ġ"] == ord(" ")
-    assert alphabet["a"] == ord("a")

@@ -18,7 +18,7 @@ def check(response, status, code, param=None):
     assert response.status_code == status, response.text
     error = response.json()["error"]
     assert response.json().keys() == {"error"}
-    assert error.keys() == {"code", "message", "param", "request_id"}
+    assert error.keys() == {"message", "type", "param", "code", "request_id"}
     assert (error["code"], error["param"]) == (code, param)
     assert error["message"]
     assert error["request_id"] == response.headers["x-request-id"]

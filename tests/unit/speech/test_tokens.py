@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
-from speech.tokens import N_TIMESTAMPS, UnknownLanguageError, WhisperTokenizer, load_tokenizer
+from speech.tokens import BYTES, N_TIMESTAMPS, UnknownLanguageError, WhisperTokenizer, load_tokenizer
 
 SPECIALS = ["<|endoftext|>", "<|startoftranscript|>", "<|it|>", "<|transcribe|>", "<|nospeech|>", "<|notimestamps|>"]
 
@@ -132,6 +132,20 @@ def test_decoding_leaves_out_what_is_no_text(tokenizer):
     """Prompts, ends and timestamps are not read out."""
     tokens = [*tokenizer.prompt("it"), tokenizer.timestamp_begin + 7, *tokenizer.encode("ciao"), tokenizer.eot]
     assert tokenizer.decode(tokens) == " ciao"
+
+
+def test_the_byte_alphabet_is_gpt2s():
+    """Every byte has one letter; a blank is Ġ."""
+    assert sorted(BYTES.values()) == list(range(256))
+    assert BYTES["Ġ"] == ord(" ")
+    assert BYTES["a"] == ord("a")
+
+
+@pytest.mark.parametrize("text", ["Prego, città.", "решётку", "日本 🎧"])
+def test_tokens_have_bytes(tokenizer, text):
+    """Joined, they are the text with its leading blank, though a token may hold half a letter."""
+    tokens = tokenizer.encode(text)
+    assert b"".join(map(tokenizer.token_bytes, tokens)).decode() == " " + text
 
 
 def test_nothing_decodes_to_nothing(tokenizer):

@@ -1,0 +1,52 @@
+"""Subtitles and tables that other programs read."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from service.formats import clock, to_srt, to_tsv, to_vtt
+
+
+@dataclass
+class Said:
+    """A stretch of a transcript."""
+
+    start: float
+    end: float
+    text: str
+
+
+CUES = [Said(0.0, 1.5, " Buongiorno."), Said(3661.0, 3662.0006, "A --> B\n\n<i>C</i> & D")]
+
+
+def test_srt_numbers_its_cues():
+    """SubRip: a number, times with a comma, the text on one line, an empty line; no arrow inside the text."""
+    assert to_srt(CUES) == (
+        "1\n00:00:00,000 --> 00:00:01,500\nBuongiorno.\n\n2\n01:01:01,000 --> 01:01:02,001\nA -> B <i>C</i> & D\n\n"
+    )
+
+
+def test_vtt_escapes_its_text():
+    """WebVTT: its header, times with a point, and no markup from what was said."""
+    assert to_vtt(CUES) == (
+        "WEBVTT\n\n00:00:00.000 --> 00:00:01.500\nBuongiorno.\n\n"
+        "01:01:01.000 --> 01:01:02.001\nA -&gt; B &lt;i&gt;C&lt;/i&gt; &amp; D\n\n"
+    )
+
+
+def test_tsv_has_milliseconds():
+    """As openai/whisper writes it: start and end in ms, and one line a cue."""
+    assert to_tsv(CUES) == "start\tend\ttext\n0\t1500\tBuongiorno.\n3661000\t3662001\tA --> B <i>C</i> & D\n"
+
+
+def test_nothing_said_is_a_file_without_cues():
+    """Silence is an empty SubRip file, and a WebVTT file of its header."""
+    assert (to_srt([]), to_vtt([])) == ("", "WEBVTT\n\n")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0.0, "00:00:00.000"), (59.9996, "00:01:00.000"), (360_000.0, "100:00:00.000")]
+)
+def test_times_carry_over(seconds, shown):
+    """Rounding to a full second makes the next minute, and days stay hours."""
+    assert clock(seconds, ".") == shown
