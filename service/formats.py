@@ -1,5 +1,6 @@
 """A transcript as other programs read it: plain text, subtitles, tab-separated values. Nothing here is JSON."""
 
+import re
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -47,7 +48,7 @@ def _ms(seconds: float) -> int:
 
 def _cue_text(cue: Cue) -> str:
     # An empty line would end the cue, and an arrow would begin another.
-    return " ".join(cue.text.split()).replace("-->", "->")
+    return re.sub("-{2,}>", "->", " ".join(cue.text.split()))
 
 
 def _escape(text: str) -> str:

@@ -9,11 +9,13 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.datastructures import FormData
+from starlette.types import Receive, Scope, Send
 
 from service.errors import ApiError, answer_to, detail_of
 from service.formats import to_srt, to_vtt
@@ -22,7 +24,7 @@ from service.routes import ERRORS, loaded, means, unless_disconnected
 from service.state import Loaded
 from service.transcribe import Wanted, transcribe
 from service.upload import open_form
-from speech.engine import DecodingOptions, DecodingResult
+from speech.engine import MAX_PROMPT_TOKENS, DecodingOptions, DecodingResult
 from speech.languages import LANGUAGES
 from speech.tokens import Task, WhisperTokenizer
 from speech.transcribe import Transcription, is_spoken
@@ -31,6 +33,8 @@ WHISPER_1 = "whisper-1"
 """OpenAI's name for Whisper; here it is whatever is served."""
 
 MAX_FIELDS = 500  # keywords and languages are a field each
+
+MAX_TEXT_BYTES = 2 * 1024**2  # four references of speakers, each 10 s as a data URL
 
 router = APIRouter(prefix="/v1")
 
@@ -87,10 +91,13 @@ async def _answer(request: Request, read: Callable[..., Asked], task: Task) -> R
     async with AsyncExitStack() as opened:
         with state.metrics.stage("upload"):
             form: FormData = await opened.enter_async_context(
-                open_form(request, state.settings.max_upload_bytes, MAX_FIELDS)
+                open_form(
+                    request, state.settings.max_upload_bytes, max_fields=MAX_FIELDS, max_text_bytes=MAX_TEXT_BYTES
+                )
             )
         asked = read(form, strict=state.settings.strict)
         _check_model(request, model, asked.model)
+        asked = _check_prompt(asked, model.scheduler.engine.tokenizer, strict=state.settings.strict)
         wanted = Wanted(
             None if asked.language is None else model.language_code(asked.language),
             task,
@@ -101,11 +108,26 @@ async def _answer(request: Request, read: Callable[..., Asked], task: Task) -> R
         if asked.warnings:
             headers["X-Whisperloop-Warnings"] = json.dumps(asked.warnings)
         if asked.stream:
-            return await _stream(request, opened.pop_all(), asked, wanted, headers)
+            return await _stream(request, model, opened.pop_all(), asked, wanted, headers)
         result = await unless_disconnected(request, transcribe(asked.file, wanted, means(request.app, model)))
-    request.state.facts |= {"audio_s": round(result.duration, 2), "segments": len(result.segments)}
+    request.state.facts |= _facts(result)
     headers["openai-processing-ms"] = str(round(1000 * (time.perf_counter() - started)))
     return _formatted(asked, task, result, model.scheduler.engine.tokenizer, headers)
+
+
+def _check_prompt(asked: Asked, tokenizer: WhisperTokenizer, *, strict: bool) -> Asked:
+    """Say where a prompt is longer than the decoder reads: it reads the end."""
+    if asked.prompt is None or len(tokenizer.encode(asked.prompt)) <= MAX_PROMPT_TOKENS:
+        return asked
+    message = f"prompt: only the last {MAX_PROMPT_TOKENS} tokens of keywords and prompt together have an effect."
+    if strict:
+        raise ApiError(400, "unsupported_value", message, "prompt")
+    return replace(asked, warnings=(*asked.warnings, message))
+
+
+def _facts(result: Transcription) -> dict[str, Any]:
+    """Return what the request's log line tells of an answer."""
+    return {"audio_s": round(result.duration, 2), "segments": len(result.segments)}
 
 
 def _formatted(
@@ -121,12 +143,14 @@ def _formatted(
         case "verbose_json":
             body = _verbose(task, result)
         case "json":
-            body = _text(asked, result, tokenizer)
+            body = _text(asked, result, tokenizer) | {"usage": _usage(result)}
     return JSONResponse(body | ({"warnings": asked.warnings} if asked.warnings else {}), headers=headers)
 
 
 def _text(asked: Asked, result: Transcription, tokenizer: WhisperTokenizer) -> dict[str, Any]:
-    body: dict[str, Any] = {"text": result.text, "usage": _usage(result)}
+    body: dict[str, Any] = {"text": result.text}
+    if result.language is not None:
+        body["languages"] = [{"code": result.language}]
     if asked.logprobs:
         body["logprobs"] = [
             one for said in result.segments for one in _logprobs(tokenizer, said.tokens, said.token_logprobs)
@@ -174,11 +198,31 @@ def _logprobs(
     ]
 
 
+class _Stream(StreamingResponse):
+    """Server-sent events of some work, which ends with the response, however that ends."""
+
+    def __init__(
+        self, events: AsyncIterator[str], working: "asyncio.Task[Transcription]", headers: dict[str, str]
+    ) -> None:
+        super().__init__(events, media_type="text/event-stream", headers=headers | {"Cache-Control": "no-cache"})
+        self._working = working
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await _end(self._working)
+
+
+async def _end(working: "asyncio.Task[Transcription]") -> None:
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=True)
+
+
 async def _stream(
-    request: Request, opened: AsyncExitStack, asked: Asked, wanted: Wanted, headers: dict[str, str]
+    request: Request, model: Loaded, opened: AsyncExitStack, asked: Asked, wanted: Wanted, headers: dict[str, str]
 ) -> Response:
     """Answer with server-sent events; what fails before the first words fails as everywhere."""
-    model = loaded(request)
     tokenizer = model.scheduler.engine.tokenizer
     ready: asyncio.Queue[DecodingResult | None] = asyncio.Queue()
 
@@ -193,7 +237,7 @@ async def _stream(
         if first is None:
             working.result()
     except BaseException:
-        working.cancel()
+        await _end(working)
         raise
 
     async def events() -> AsyncIterator[str]:
@@ -208,19 +252,18 @@ async def _stream(
                         event["logprobs"] = _logprobs(tokenizer, result.tokens, result.token_logprobs)
                     yield _event(event)
                 result = await ready.get()
-            yield _done(asked, working.result(), tokenizer)
+            whole = working.result()
+            request.state.facts |= _facts(whole)
+            yield _done(asked, whole, tokenizer)
         except Exception as error:  # noqa: BLE001 - half an answer is out: the error is its last event
             yield _event({"error": detail_of(request, answer_to(request, error)).model_dump()})
-        finally:
-            working.cancel()
 
-    return StreamingResponse(events(), media_type="text/event-stream", headers=headers | {"Cache-Control": "no-cache"})
+    return _Stream(events(), working, headers)
 
 
 def _done(asked: Asked, result: Transcription, tokenizer: WhisperTokenizer) -> str:
+    # Without usage: a stream's is counted in tokens, and speech costs seconds here.
     event: dict[str, Any] = {"type": "transcript.text.done"} | _text(asked, result, tokenizer)
-    if result.language is not None:
-        event["languages"] = [{"code": result.language}]
     if asked.warnings:
         event["warnings"] = asked.warnings
     return _event(event)

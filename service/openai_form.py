@@ -28,6 +28,7 @@ ARRAYS = frozenset(
 )
 
 Keyword = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^<>\r\n]*$")]
+Language = Annotated[str, Field(min_length=1, max_length=50)]
 Unit = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -63,8 +64,8 @@ class TranslationForm(BaseModel):
 class TranscriptionForm(TranslationForm):
     """POST /v1/audio/transcriptions, without its file."""
 
-    language: str | None = None
-    languages: list[str] = Field(default=[], max_length=20)
+    language: Language | None = None
+    languages: list[Language] = Field(default=[], max_length=20)
     keywords: list[Keyword] = Field(default=[], max_length=200)
     include: list[Literal["logprobs"]] = []
     timestamp_granularities: list[Literal["word", "segment"]] = ["segment"]
@@ -72,6 +73,9 @@ class TranscriptionForm(TranslationForm):
     chunking_strategy: Literal["auto"] | ServerVad | None = None
     known_speaker_names: list[str] = Field(default=[], max_length=4)
     known_speaker_references: list[str] = Field(default=[], max_length=4)
+
+
+KNOWN = frozenset(TranscriptionForm.model_fields)
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,11 @@ def read_transcription(form: FormData, *, strict: bool) -> Asked:
 def _asked(kind: type[TranslationForm], form: FormData, *, strict: bool) -> Asked:
     file, given = _fields(form)
     unknown = [name for name in given if name not in kind.model_fields]
-    warnings = [(name, f"Unknown field {name!r}: it was ignored.") for name in unknown]
+    warnings = []
+    if unknown:
+        listed = ", ".join(repr(name[:40]) for name in unknown[:5])
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        warnings.append((unknown[0], f"Unknown fields, without effect here: {listed}{more}."))
     try:
         fields = kind(**{name: value for name, value in given.items() if name not in unknown})
     except ValidationError as error:
@@ -137,37 +145,37 @@ def _asked(kind: type[TranslationForm], form: FormData, *, strict: bool) -> Aske
 def _fields(form: FormData) -> tuple[BinaryIO, dict[str, Any]]:
     """Gather arrays and objects from their three spellings: repeated, in brackets, and as JSON."""
     given: dict[str, Any] = {}
-    file: BinaryIO | None = None
-    for written, value in form.multi_items():
-        if written == "file" and isinstance(value, UploadFile):
-            if file is not None:
-                raise ApiError(400, "invalid_request", "There is more than one file.", "file")
-            file = value.file
-            continue
-        if isinstance(value, UploadFile):
-            raise ApiError(400, "invalid_request", f"The field {written!r} is text, not a file.", written)
+    files = [value.file for name, value in form.multi_items() if name == "file" and isinstance(value, UploadFile)]
+    texts = [(name, value) for name, value in form.multi_items() if name != "file" or isinstance(value, str)]
+    for written, value in texts:
         matched = NAME.fullmatch(written)
         name, key = (written, None) if matched is None else matched.group("name", "key")
+        if isinstance(value, UploadFile):
+            raise ApiError(400, "invalid_request", f"The field {name[:40]!r} is text, not a file.", name[:40])
         if key:
             inside = given.setdefault(name, {})
             if not isinstance(inside, dict) or key in inside:
-                raise ApiError(400, "invalid_request", f"The field {name!r} is there more than once.", name)
+                raise _repeated(name)
             inside[key] = value
         elif key == "" or name in ARRAYS:
             items = given.setdefault(name, [])
             if not isinstance(items, list):
-                raise ApiError(400, "invalid_request", f"The field {name!r} is there more than once.", name)
-            items += _items(value) if key is None else [value]
+                raise _repeated(name)
+            items += _items(value)
         elif name in given:
-            raise ApiError(400, "invalid_request", f"The field {name!r} is there more than once.", name)
+            raise _repeated(name)
         elif name == "chunking_strategy" and value.lstrip().startswith("{"):
             given[name] = _object(value, name)
-        elif value:  # an empty text is how forms leave a field out
+        elif value or name not in KNOWN:  # an empty text is how forms leave a field out
             given[name] = value
-    if file is None:
-        message = "Send multipart/form-data with the audio as a file in the field 'file'."
+    if len(files) != 1 or "file" in given:
+        message = "Send multipart/form-data with the audio as one file in the field 'file'."
         raise ApiError(400, "invalid_request", message, "file")
-    return file, given
+    return files[0], given
+
+
+def _repeated(name: str) -> ApiError:
+    return ApiError(400, "invalid_request", f"The field {name[:40]!r} is there more than once.", name[:40])
 
 
 def _items(value: str) -> list[Any]:
@@ -193,8 +201,10 @@ def _json(value: str) -> Any:
 
 
 def _refusal(error: ValidationError) -> ApiError:
-    first = error.errors(include_url=False)[0]
-    name = str(first["loc"][0])
+    errors = error.errors(include_url=False)
+    name = str(errors[0]["loc"][0])
+    # Of an object or one of several texts, the innermost error says most.
+    first = max((one for one in errors if one["loc"][0] == name), key=lambda one: len(one["loc"]))
     if first["type"] == "missing":
         return ApiError(400, "missing_parameter", f"The field {name!r} is required.", name)
     message = str(first["msg"]).removeprefix("Value error, ")
@@ -205,17 +215,17 @@ def _disobeyed(fields: TranslationForm) -> list[tuple[str, str]]:
     """Say which of the given fields have no effect here."""
     warnings = []
     if fields.temperature > 0:
-        message = "temperature: this server does not sample; the most probable words were taken, as at 0."
+        message = "temperature: this server does not sample; it takes the most probable words, as at 0."
         warnings.append(("temperature", message))
     if isinstance(fields, TranscriptionForm):
         if isinstance(fields.chunking_strategy, ServerVad):
-            message = "chunking_strategy: audio is cut at its pauses, as with auto; the thresholds had no effect."
+            message = "chunking_strategy: audio is cut at its pauses, as with auto; the thresholds have no effect."
             warnings.append(("chunking_strategy", message))
         if len(fields.languages) > 1:
-            message = "languages: only one can be obeyed; it was detected among all that the model knows."
+            message = "languages: only one can be obeyed; of several, none is: the language is detected."
             warnings.append(("languages", message))
         warnings += [
-            (name, f"{name}: this server does not tell speakers apart; it had no effect.")
+            (name, f"{name}: this server does not tell speakers apart; it has no effect.")
             for name in ("known_speaker_names", "known_speaker_references")
             if getattr(fields, name)
         ]

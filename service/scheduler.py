@@ -149,7 +149,10 @@ class Scheduler:
             raise EngineError("the scheduler has stopped")
         context = self._engine.context
         items = [Item(job, window, window.positions(context), asyncio.Future()) for window in windows]
-        job.waiting.extend(items)
+        if any(item.window.full_context for item in items):
+            job.waiting.extendleft(reversed(items))  # once more, before the rest: those that follow wait to be sent
+        else:
+            job.waiting.extend(items)
         job.remaining_s += sum(item.seconds for item in items if item.window.full_context)  # once more
         self._wake.set()
         try:

@@ -61,7 +61,14 @@ async def transcribe(
         OverloadedError: there is too much to do already.
         EngineError: a window could not be decoded.
     """
-    slices, to_decode = await anyio.to_thread.run_sync(_read_windows, file, wanted, means, limiter=means.limiter)
+    async with means.limiter:
+        reading = asyncio.create_task(anyio.to_thread.run_sync(_read_windows, file, wanted, means))
+        try:
+            slices, to_decode = await asyncio.shield(reading)
+        except asyncio.CancelledError:
+            # The thread cannot be stopped: until it ends, its audio is in memory, and the file may not be closed.
+            await asyncio.wait([reading])
+            raise
     spoken = [window for window in to_decode if window is not None]
     answers = iter(await _decode(means.scheduler, spoken, on_result))
     results = [None if window is None else next(answers) for window in to_decode]

@@ -1,8 +1,9 @@
-"""Reading the form of an upload: bounded, and refusing whatever it does not know.
+"""Reading the form of an upload: bounded; and the form of POST /transcribe, which refuses whatever it does not know.
 
 Starlette spools the file, to an unnamed temporary one if it is large; the file's own name is never looked at.
 """
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from speech.tokens import TASKS, Task
 
 FIELDS = ("file", "language", "task")
 FORM_OVERHEAD_BYTES = 64 * 1024  # boundaries, headers and the other fields
+CHARSET = re.compile(r"charset\s*=\s*\"?([^\s;\"]+)", re.IGNORECASE)
 MAX_FIELDS = 16  # more than there are, so that an unknown one is named rather than counted
 
 OPENAPI: dict[str, Any] = {
@@ -55,19 +57,30 @@ class Upload:
 
 
 @asynccontextmanager
-async def open_form(request: Request, max_bytes: int, max_fields: int = MAX_FIELDS) -> AsyncIterator[FormData]:
+async def open_form(
+    request: Request, max_bytes: int, *, max_fields: int = MAX_FIELDS, max_text_bytes: int = FORM_OVERHEAD_BYTES
+) -> AsyncIterator[FormData]:
     """Read a form of fields and one file; the file is open inside the block.
 
+    Args:
+        request: with the form as its body.
+        max_bytes: of the file.
+        max_fields: beside the file.
+        max_text_bytes: of everything but the file.
+
     Raises:
-        ApiError: it is too large, or something is in the query, where nothing belongs.
+        ApiError: it is too large, not in UTF-8, or something is in the query, where nothing belongs.
     """
+    charset = CHARSET.search(request.headers.get("content-type", ""))
+    if charset and charset[1].lower() not in {"utf-8", "utf8", "us-ascii"}:
+        raise ApiError(400, "invalid_request", "The form's charset is to be UTF-8.")
     for name in request.query_params:
         raise ApiError(400, "unknown_parameter", f"{name!r} in the query: everything is a form field here.", name)
-    limited = _limit_body(request, max_bytes)
-    async with limited.form(max_files=1, max_fields=max_fields, max_part_size=FORM_OVERHEAD_BYTES) as form:
-        file = form.get("file")
-        if isinstance(file, UploadFile) and (file.size or 0) > max_bytes:
-            raise _too_large(max_bytes)
+    limited = _limit_body(request, max_bytes, max_text_bytes)
+    async with limited.form(max_files=1, max_fields=max_fields, max_part_size=max_text_bytes) as form:
+        for file in form.values():
+            if isinstance(file, UploadFile) and (file.size or 0) > max_bytes:
+                raise _too_large(max_bytes)
         yield form
 
 
@@ -88,9 +101,9 @@ async def read_upload(request: Request, max_bytes: int) -> AsyncIterator[Upload]
         yield Upload(file.file, _text(form, "language"), _task(_text(form, "task")))
 
 
-def _limit_body(request: Request, max_bytes: int) -> Request:
+def _limit_body(request: Request, max_bytes: int, max_text_bytes: int) -> Request:
     """Return the request with a body that breaks off, before it fills the disk, where it is too large."""
-    max_body = max_bytes + FORM_OVERHEAD_BYTES
+    max_body = max_bytes + max_text_bytes
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > max_body:
         raise _too_large(max_bytes)

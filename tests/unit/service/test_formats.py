@@ -16,7 +16,7 @@ class Said:
     text: str
 
 
-CUES = [Said(0.0, 1.5, " Buongiorno."), Said(3661.0, 3662.0006, "A --> B\n\n<i>C</i> & D")]
+CUES = [Said(0.0, 1.5, " Buongiorno."), Said(3661.0, 3662.0006, "A ---> B\n\n<i>C</i> & D")]
 
 
 def test_srt_numbers_its_cues():
@@ -36,7 +36,7 @@ def test_vtt_escapes_its_text():
 
 def test_tsv_has_milliseconds():
     """As openai/whisper writes it: start and end in ms, and one line a cue."""
-    assert to_tsv(CUES) == "start\tend\ttext\n0\t1500\tBuongiorno.\n3661000\t3662001\tA --> B <i>C</i> & D\n"
+    assert to_tsv(CUES) == "start\tend\ttext\n0\t1500\tBuongiorno.\n3661000\t3662001\tA ---> B <i>C</i> & D\n"
 
 
 def test_nothing_said_is_a_file_without_cues():

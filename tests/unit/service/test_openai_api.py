@@ -1,13 +1,24 @@
 """OpenAI's API, spoken to by OpenAI's own client; the engine behind it is the echo of the other tests."""
 
+import asyncio
+import io
 import json
+import threading
+import time
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
+import anyio
+import httpx
 import httpx2
 import numpy as np
 import openai
 import pytest
 
+import service.openai_api
+import service.transcribe
+from service.routes import means
+from service.transcribe import DECODE_THREADS, Wanted, transcribe
 from speech.audio import SAMPLE_RATE
 
 pytestmark = pytest.mark.anyio
@@ -205,3 +216,111 @@ async def test_models_are_listed(make_app, serve):
     ]
     assert one.json() == listed["data"][1]
     assert (none.status_code, none.json()["error"]["code"]) == (404, "model_not_found")
+
+
+async def test_what_is_decoded_again_goes_first(make_app, serve, make_engine, tone, wav):
+    """A first window that looks wrong does not hold up the stream until the whole file is decoded."""
+    engine = make_engine(elastic=True)
+    audio = np.tile(np.concatenate([tone(11), tone(0.5, 0.0)]), 4)  # four windows, each shorter than 30 s
+    echo, doubtful = engine.transcribe, []
+
+    def transcribe_doubtfully(windows, *given):
+        if windows[0].language and not doubtful:
+            doubtful.append(windows[0])
+            return [replace(result, avg_logprob=-2.0) for result in echo(windows, *given)]
+        return echo(windows, *given)
+
+    engine.transcribe = transcribe_doubtfully
+    async with serve(make_app(engine, max_batch_size=1)) as client:
+        form = {"model": "whisper-1", "stream": "true", "language": "it"}
+        await client.post("/v1/audio/transcriptions", files={"file": ("a", wav(audio))}, data=form)
+    assert len(engine.batches) > 4
+    assert [batch[0].full_context for batch in engine.batches[1:4]] == [False, True, False]
+
+
+async def test_a_stream_that_cannot_be_sent_leaves_nothing_behind(make_app, serve, engine, long_audio, wav):
+    """When the connection breaks at the first byte, the windows that wait are not decoded."""
+    app = make_app(max_batch_size=1)
+    request = httpx.Request(
+        "POST",
+        "http://test/v1/audio/transcriptions",
+        files={"file": ("a", wav(long_audio))},
+        data={"model": "whisper-1", "stream": "true"},
+    )
+    body, forever = [{"type": "http.request", "body": request.read()}], asyncio.Event()
+
+    async def receive():
+        return body.pop() if body else await forever.wait()
+
+    async def send(message):
+        raise OSError(f"nobody reads {message['type']}")
+
+    headers = [(name.lower(), value) for name, value in request.headers.raw]
+    scope = {"type": "http", "method": "POST", "path": request.url.path, "query_string": b"", "headers": headers}
+    async with serve(app):
+        with pytest.raises((OSError, ExceptionGroup)):
+            await app(scope | {"asgi": {"spec_version": "2.3"}, "http_version": "1.1"}, receive, send)
+        assert app.state.model.scheduler.is_idle
+    assert len(engine.batches) < 4
+
+
+async def test_who_left_keeps_a_place_until_its_thread_ends(make_app, serve, tone, monkeypatch):
+    """A thread cannot be stopped: no more files are in memory than are decoded, however many clients come and go."""
+    busy, most, lock = 0, 0, threading.Lock()
+
+    def decode(_content, **_limits):
+        nonlocal busy, most
+        with lock:
+            busy += 1
+            most = max(most, busy)
+        time.sleep(0.05)
+        with lock:
+            busy -= 1
+        return tone(1)
+
+    app = make_app()
+    async with serve(app):
+        monkeypatch.setattr(service.transcribe, "decode_audio", decode)
+        tasks = [
+            asyncio.create_task(transcribe(io.BytesIO(b"x"), Wanted("it"), means(app, app.state.model)))
+            for _ in range(4 * DECODE_THREADS)
+        ]
+        for task in tasks:
+            await anyio.sleep(0.01)
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    assert 0 < most <= DECODE_THREADS
+    assert busy == 0
+
+
+@pytest.mark.parametrize("charset", ["undefined", "punycode", '"utf-7"'])
+@pytest.mark.parametrize("path", ["/transcribe", "/v1/audio/transcriptions"])
+async def test_a_form_is_utf_8(make_app, serve, path, charset):
+    """Another charset is the caller's mistake; Python knows some that cannot be read at all."""
+    content = b'--XX\r\nContent-Disposition: form-data; name="+2AA-"\r\n\r\nx\r\n--XX--\r\n'
+    async with serve(make_app()) as client:
+        kind = {"Content-Type": f"multipart/form-data; boundary=XX; charset={charset}"}
+        answer = await client.post(path, content=content, headers=kind)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")
+
+
+async def test_the_warnings_header_is_short(make_app, serve, wav):
+    """However many fields are unknown, and however long: proxies and clients refuse long headers."""
+    form = {"model": "whisper-1"} | {f"{i}{'ж' * 150}": "x" for i in range(200)}
+    async with serve(make_app()) as client:
+        answer = await client.post("/v1/audio/transcriptions", files={"file": ("a", wav(1))}, data=form)
+    assert answer.status_code == 200
+    assert "and 195 more" in answer.json()["warnings"][0]
+    assert len(answer.headers["x-whisperloop-warnings"]) < 2048
+
+
+async def test_a_prompt_that_is_too_long_is_said(make_app, serve, wav, monkeypatch):
+    """The decoder reads its end only."""
+    monkeypatch.setattr(service.openai_api, "MAX_PROMPT_TOKENS", 0)
+    form = {"model": "whisper-1", "prompt": "it"}
+    async with serve(make_app()) as client:
+        answer = await client.post("/v1/audio/transcriptions", files={"file": ("a", wav(1))}, data=form)
+    assert "prompt: only the last 0 tokens" in answer.json()["warnings"][0]
+    async with serve(make_app(strict=True)) as client:
+        refused = await client.post("/v1/audio/transcriptions", files={"file": ("a", wav(1))}, data=form)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "prompt")
