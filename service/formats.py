@@ -1,4 +1,4 @@
-"""A transcript as other programs read it: plain text, subtitles, tab-separated values. Nothing here is JSON."""
+"""A transcript as subtitles."""
 
 import re
 from collections.abc import Sequence
@@ -27,12 +27,6 @@ def to_vtt(cues: Sequence[Cue]) -> str:
     """Return WebVTT (https://www.w3.org/TR/webvtt1)."""
     lines = [f"{clock(cue.start, '.')} --> {clock(cue.end, '.')}\n{_escape(_cue_text(cue))}\n\n" for cue in cues]
     return "WEBVTT\n\n" + "".join(lines)
-
-
-def to_tsv(cues: Sequence[Cue]) -> str:
-    """Return start and end in milliseconds, and the text, as openai/whisper writes them."""
-    lines = [f"{_ms(cue.start)}\t{_ms(cue.end)}\t{' '.join(cue.text.split())}\n" for cue in cues]
-    return "start\tend\ttext\n" + "".join(lines)
 
 
 def clock(seconds: float, point: str) -> str:

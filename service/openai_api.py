@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from service.errors import ApiError, answer_to, detail_of
 from service.formats import to_srt, to_vtt
 from service.openai_form import Asked, read_transcription, read_translation
-from service.routes import ERRORS, loaded, means, unless_disconnected
+from service.routes import ERRORS, facts, loaded, means, unless_disconnected
 from service.state import Loaded
 from service.transcribe import Wanted, transcribe
 from service.upload import open_form
@@ -110,7 +110,7 @@ async def _answer(request: Request, read: Callable[..., Asked], task: Task) -> R
         if asked.stream:
             return await _stream(request, model, opened.pop_all(), asked, wanted, headers)
         result = await unless_disconnected(request, transcribe(asked.file, wanted, means(request.app, model)))
-    request.state.facts |= _facts(result)
+    request.state.facts |= facts(result)
     headers["openai-processing-ms"] = str(round(1000 * (time.perf_counter() - started)))
     return _formatted(asked, task, result, model.scheduler.engine.tokenizer, headers)
 
@@ -123,11 +123,6 @@ def _check_prompt(asked: Asked, tokenizer: WhisperTokenizer, *, strict: bool) ->
     if strict:
         raise ApiError(400, "unsupported_value", message, "prompt")
     return replace(asked, warnings=(*asked.warnings, message))
-
-
-def _facts(result: Transcription) -> dict[str, Any]:
-    """Return what the request's log line tells of an answer."""
-    return {"audio_s": round(result.duration, 2), "segments": len(result.segments)}
 
 
 def _formatted(
@@ -253,7 +248,7 @@ async def _stream(
                     yield _event(event)
                 result = await ready.get()
             whole = working.result()
-            request.state.facts |= _facts(whole)
+            request.state.facts |= facts(whole)
             yield _done(asked, whole, tokenizer)
         except Exception as error:  # noqa: BLE001 - half an answer is out: the error is its last event
             yield _event({"error": detail_of(request, answer_to(request, error)).model_dump()})

@@ -17,6 +17,7 @@ from service.metrics import CONTENT_TYPE
 from service.state import Loaded
 from service.transcribe import Means, Wanted, transcribe
 from service.upload import OPENAPI, read_upload
+from speech.transcribe import Transcription
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": schemas.Error} for status in (400, 413, 415, 422, 500, 503)
@@ -39,7 +40,7 @@ async def transcribe_file(request: Request) -> schemas.Transcription:
         language = None if upload.language is None else model.language_code(upload.language)
         work = transcribe(upload.file, Wanted(language, upload.task), means(request.app, model))
         result = await unless_disconnected(request, work)
-    request.state.facts |= {"audio_s": round(result.duration, 2), "segments": len(result.segments)}
+    request.state.facts |= facts(result)
     return schemas.Transcription(**asdict(result), model=model.version.ref)
 
 
@@ -84,6 +85,11 @@ def _package_version() -> str:
 def means(app: FastAPI, model: Loaded) -> Means:
     """Return what a request is served with."""
     return Means(model.scheduler, app.state.decode_limiter, app.state.metrics, app.state.settings.max_audio_seconds)
+
+
+def facts(result: Transcription) -> dict[str, Any]:
+    """Return what the request's log line tells of an answer."""
+    return {"audio_s": round(result.duration, 2), "segments": len(result.segments)}
 
 
 def loaded(request: Request) -> Loaded:

@@ -25,7 +25,7 @@ from speech.engine.allocator import keep_freed_memory, return_freed_memory
 from speech.tokens import WhisperTokenizer
 
 MAX_THREADS = 4  # more gain nothing for one window (SYSTRAN/faster-whisper#1397); more workers do
-BATCHES = (8, 16, 24)
+BATCHES = (4, 8, 16, 24)
 CLIP_TOKENS = 15  # what is said in 3 s
 BATCH_POSITIONS = 6000  # no larger batch is tried: at 30 s a window it would take minutes, and gain nothing
 ROUNDS = 3

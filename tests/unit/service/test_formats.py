@@ -1,10 +1,10 @@
-"""Subtitles and tables that other programs read."""
+"""Subtitles that other programs read."""
 
 from dataclasses import dataclass
 
 import pytest
 
-from service.formats import clock, to_srt, to_tsv, to_vtt
+from service.formats import clock, to_srt, to_vtt
 
 
 @dataclass
@@ -32,11 +32,6 @@ def test_vtt_escapes_its_text():
         "WEBVTT\n\n00:00:00.000 --> 00:00:01.500\nBuongiorno.\n\n"
         "01:01:01.000 --> 01:01:02.001\nA -&gt; B &lt;i&gt;C&lt;/i&gt; &amp; D\n\n"
     )
-
-
-def test_tsv_has_milliseconds():
-    """As openai/whisper writes it: start and end in ms, and one line a cue."""
-    assert to_tsv(CUES) == "start\tend\ttext\n0\t1500\tBuongiorno.\n3661000\t3662001\tA ---> B <i>C</i> & D\n"
 
 
 def test_nothing_said_is_a_file_without_cues():

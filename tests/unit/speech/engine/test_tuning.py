@@ -33,6 +33,13 @@ def test_every_way_is_measured_with_every_batch_size(tiny):
     assert all(0 < result.clip_s < 10 and 0 < result.crowd_s < 10 for result in measured)
 
 
+def test_a_model_at_thirty_seconds_can_be_measured(tiny, monkeypatch):
+    """A base model pays 1,500 positions a clip: some batch size is small enough for it."""
+    monkeypatch.setattr(speech.engine.tuning, "candidates", lambda: iter(FEW[:1]))
+    monkeypatch.setattr(speech.engine.tuning, "_fastest", lambda _run: 1.0)
+    assert [result.tuning.batch for result in measure(tiny.export, 1500)] == [4]
+
+
 def test_the_best_has_the_smallest_product(monkeypatch):
     """A tenth gained for a lone clip is worth a tenth in a crowd."""
     times = {"slow": (0.4, 0.4), "alone": (0.1, 0.3), "both": (0.14, 0.2), "crowd": (0.5, 0.07)}
