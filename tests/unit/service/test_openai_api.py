@@ -238,9 +238,10 @@ async def test_what_is_decoded_again_goes_first(make_app, serve, make_engine, to
     assert [batch[0].full_context for batch in engine.batches[1:4]] == [False, True, False]
 
 
-async def test_a_stream_that_cannot_be_sent_leaves_nothing_behind(make_app, serve, engine, long_audio, wav):
+async def test_a_stream_that_cannot_be_sent_leaves_nothing_behind(make_app, serve, make_engine, long_audio, wav):
     """When the connection breaks at the first byte, the windows that wait are not decoded."""
-    app = make_app(max_batch_size=1)
+    engine = make_engine(seconds_a_batch=0.3)  # time enough to leave before the third window
+    app = make_app(engine, max_batch_size=1)
     request = httpx.Request(
         "POST",
         "http://test/v1/audio/transcriptions",
