@@ -5,16 +5,16 @@ call `transcribe`, which sends them to the engine directly. Where speech is, bey
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from speech.audio import SAMPLE_RATE
 from speech.context import MAX_POSITIONS
-from speech.engine import DecodingResult, Engine, EngineError, Window
+from speech.engine import DecodingResult, Engine, EngineError, Window, Word
 from speech.features import N_SAMPLES
 from speech.tokens import Task
 
@@ -42,6 +42,11 @@ COMPRESSION_RATIO_THRESHOLD = 2.4
 """openai/whisper's: a text that shrinks more is a loop."""
 
 
+Flag = Literal["loop", "low_logprob", "implausible_rate", "outside_speech"]
+"""Why a segment's text may be wrong: it repeats itself, the model does not believe it, nobody speaks so fast, or
+nobody speaks there."""
+
+
 @dataclass(frozen=True)
 class Slice:
     """A window's place in the audio, in samples."""
@@ -63,7 +68,10 @@ class Segment:
     no_speech_prob: float
     compression_ratio: float
     tokens: tuple[int, ...]
-    token_logprobs: tuple[float, ...] | None  # one a token, where they were asked for
+    token_logprobs: tuple[float, ...] | None = None  # one a token, where they were asked for
+    temperature: float = 0.0
+    flags: tuple[Flag, ...] = ()  # why the text may be wrong
+    words: tuple[Word, ...] | None = None  # where they were asked for
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,8 @@ class Transcription:
     language: str | None  # None: nothing was said, and no language was given
     duration: float  # seconds
     segments: tuple[Segment, ...]
+    no_speech: bool = False  # nobody speaks
+    language_probabilities: Mapping[str, float] | None = None  # where it was detected
 
 
 def cut(audio: NDArray[np.float32], *, elastic: bool = False) -> list[Slice]:

@@ -6,7 +6,7 @@ service's scheduler do). Importing this module imports no engine: a CPU service 
 
 import math
 import zlib
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,8 @@ class DecodingOptions:
     beam_size: int = 1  # 1: greedily
     without_timestamps: bool = True
     token_logprobs: bool = False  # also return each token's log-probability
+    word_timestamps: bool = False  # also return words, aligned by cross-attention
+    temperature: float = 0.0  # 0: the most probable tokens; above: sampled
 
 
 GREEDY = DecodingOptions()
@@ -56,6 +58,7 @@ class Window:
     prompt: tuple[int, ...] = ()  # text tokens of what was said before; the last MAX_PROMPT_TOKENS are used
     full_context: bool = False  # pay for 30 s, also where the model's context is elastic
     features: NDArray[np.float32] | None = None  # by Engine.prepare; the engine makes what is missing
+    languages: tuple[str, ...] = ()  # codes to choose from where it is detected; empty: all
 
     def positions(self, context: ElasticContext) -> int:
         """Return the encoder positions to spend on it."""
@@ -72,6 +75,17 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Word:
+    """A word of a transcript, in openai/whisper's names; times in seconds."""
+
+    start: float  # in a DecodingResult from the window's beginning, in a Segment from the audio's
+    end: float
+    word: str  # as it stands in the text: blank before, punctuation with it
+    probability: float  # geometric mean of its tokens'
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class DecodingResult:
     """One window's hypothesis, in openai/whisper's names."""
 
@@ -85,6 +99,9 @@ class DecodingResult:
     positions: int  # encoder positions that were paid for
     finish_reason: FinishReason = "stop"
     token_logprobs: tuple[float, ...] | None = None  # one a token; None where they were not asked for
+    words: tuple[Word, ...] | None = None  # whose texts together are `text`; None where they were not asked for
+    temperature: float = 0.0
+    language_probabilities: Mapping[str, float] | None = None  # of all that were to choose from; None where given
 
 
 class EngineError(Exception):
