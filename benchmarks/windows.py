@@ -11,14 +11,14 @@ from unittest.mock import patch
 
 import typer
 
-import speech.transcribe
+import speech.windows
 from benchmarks.accuracy import error_rate
 from benchmarks.clips import held_out, write_long_file
 from registry import Registry
 from speech.audio import SAMPLE_RATE, decode_audio
 from speech.context import ElasticContext
 from speech.engine import ctranslate2_engine, load_engine
-from speech.transcribe import transcribe
+from speech.transcribe import Options, transcribe
 
 SECONDS = 300.0
 ENOUGH_S = (6, 10, 15, 20, 30)
@@ -41,11 +41,11 @@ def measure(runs: Path = Path("runs"), model: str = "whisper@production") -> Non
     best: dict[tuple[int, int], tuple[float, int, float]] = {}
     for _, enough, batch in itertools.product(range(ROUNDS), ENOUGH_S, BATCH_S):
         with (
-            patch.object(speech.transcribe, "ENOUGH", enough * SAMPLE_RATE),
+            patch.object(speech.windows, "ENOUGH", enough * SAMPLE_RATE),
             patch.object(ctranslate2_engine, "BATCH_POSITIONS", 50 * batch),
         ):
             started = time.perf_counter()
-            said = transcribe(engine, audio, language="it")
+            said = transcribe(engine, audio, Options(language="it"))
             took = time.perf_counter() - started
         one = (took, len(said.segments), error_rate(text, said.text))
         best[enough, batch] = min(one, best.get((enough, batch), one))

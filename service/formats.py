@@ -29,6 +29,12 @@ def to_vtt(cues: Sequence[Cue]) -> str:
     return "WEBVTT\n\n" + "".join(lines)
 
 
+def to_tsv(cues: Sequence[Cue]) -> str:
+    """Return openai/whisper's tab-separated values: start and end in milliseconds, and the text."""
+    lines = [f"{_ms(cue.start)}\t{_ms(cue.end)}\t{cue.text.strip().replace(chr(9), ' ')}\n" for cue in cues]
+    return "start\tend\ttext\n" + "".join(lines)
+
+
 def clock(seconds: float, point: str) -> str:
     """Return hours, minutes, seconds and milliseconds: 01:02:03.004."""
     minutes, ms = divmod(_ms(seconds), 60_000)

@@ -3,49 +3,49 @@
 The forms are `service.openai_form`'s, subtitles `service.formats`'. What this server has beyond it is at /transcribe.
 """
 
-import asyncio
-import json
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.datastructures import FormData
-from starlette.types import Receive, Scope, Send
 
-from service.errors import ApiError, answer_to, detail_of
-from service.formats import to_srt, to_vtt
-from service.openai_form import Asked, read_transcription, read_translation
-from service.routes import ERRORS, facts, loaded, means, unless_disconnected
+from service.answers import headers_of, partial, plain, refuse_partial, stream, token_logprobs, word_json
+from service.errors import ApiError
+from service.forms import form_schema
+from service.openai_form import (
+    Asked,
+    TranscriptionForm,
+    TranslationForm,
+    options_of,
+    read_transcription,
+    read_translation,
+)
+from service.request import facts, loaded, means, unless_disconnected
+from service.routes import ERRORS
 from service.state import Loaded
-from service.transcribe import Wanted, transcribe
+from service.transcribe import Answer, transcribe
 from service.upload import open_form
-from speech.engine import MAX_PROMPT_TOKENS, DecodingOptions, DecodingResult
 from speech.languages import LANGUAGES
 from speech.tokens import Task, WhisperTokenizer
-from speech.transcribe import Transcription, is_spoken
+from speech.transcribe import Transcription
 
 WHISPER_1 = "whisper-1"
 """OpenAI's name for Whisper; here it is whatever is served."""
 
-MAX_FIELDS = 500  # keywords and languages are a field each
-
-MAX_TEXT_BYTES = 2 * 1024**2  # four references of speakers, each 10 s as a data URL
-
 router = APIRouter(prefix="/v1")
 
 
-@router.post("/audio/transcriptions", responses=ERRORS)
+@router.post("/audio/transcriptions", responses=ERRORS, openapi_extra=form_schema(TranscriptionForm))
 async def create_transcription(request: Request) -> Response:
     """Transcribe one file, as OpenAI's API does."""
     return await _answer(request, read_transcription, "transcribe")
 
 
-@router.post("/audio/translations", responses=ERRORS)
+@router.post("/audio/translations", responses=ERRORS, openapi_extra=form_schema(TranslationForm))
 async def create_translation(request: Request) -> Response:
     """Translate one file into English, as OpenAI's API does."""
     return await _answer(request, read_translation, "translate")
@@ -85,184 +85,86 @@ def _check_model(request: Request, model: Loaded, name: str) -> None:
 
 
 async def _answer(request: Request, read: Callable[..., Asked], task: Task) -> Response:
-    model = loaded(request)
     state = request.app.state
+    strict = state.settings.strict
     started = time.perf_counter()
+    model = loaded(request)
     async with AsyncExitStack() as opened:
         with state.metrics.stage("upload"):
-            form: FormData = await opened.enter_async_context(
-                open_form(
-                    request, state.settings.max_upload_bytes, max_fields=MAX_FIELDS, max_text_bytes=MAX_TEXT_BYTES
-                )
-            )
-        asked = read(form, strict=state.settings.strict)
-        _check_model(request, model, asked.model)
-        asked = _check_prompt(asked, model.scheduler.engine.tokenizer, strict=state.settings.strict)
-        wanted = Wanted(
-            None if asked.language is None else model.language_code(asked.language),
-            task,
-            asked.prompt,
-            DecodingOptions(token_logprobs=asked.logprobs),
-        )
-        headers = {"X-Whisperloop-Model": model.version.ref}
-        if asked.warnings:
-            headers["X-Whisperloop-Warnings"] = json.dumps(asked.warnings)
+            form: FormData = await opened.enter_async_context(open_form(request, state.settings.max_upload_bytes))
+        asked = read(form, strict=strict)
+        _check_model(request, model, asked.form.model)
+        asked, options = options_of(asked, model, task=task, strict=strict)
+        tokenizer, ref = model.scheduler.engine.tokenizer, model.version.ref
         if asked.stream:
-            return await _stream(request, model, opened.pop_all(), asked, wanted, headers)
-        result = await unless_disconnected(request, transcribe(asked.file, wanted, means(request.app, model)))
-    request.state.facts |= facts(result)
+
+            def done(answer: Answer) -> dict[str, Any]:
+                # Without usage: a stream's is counted in tokens, and speech costs seconds here.
+                return {"type": "transcript.text.done"} | _text(asked, answer, tokenizer)
+
+            headers = headers_of(asked, ref)
+            return await stream(request, opened.pop_all(), asked, options, means(request.app, model), headers, done)
+        work = transcribe(asked.files[0].content, options, means(request.app, model))
+        answer = await unless_disconnected(request, work)
+    refuse_partial(answer, strict=strict)
+    request.state.facts |= facts(answer.transcription)
+    headers = headers_of(asked, ref, answer)
     headers["openai-processing-ms"] = str(round(1000 * (time.perf_counter() - started)))
-    return _formatted(asked, task, result, model.scheduler.engine.tokenizer, headers)
+    if (response := plain(asked, answer.transcription, headers)) is not None:
+        return response
+    body = _verbose(asked, task, answer) if asked.response_format == "verbose_json" else _text(asked, answer, tokenizer)
+    return JSONResponse(body | {"usage": _usage(answer.transcription)}, headers=headers)
 
 
-def _check_prompt(asked: Asked, tokenizer: WhisperTokenizer, *, strict: bool) -> Asked:
-    """Say where a prompt is longer than the decoder reads: it reads the end."""
-    if asked.prompt is None or len(tokenizer.encode(asked.prompt)) <= MAX_PROMPT_TOKENS:
-        return asked
-    message = f"prompt: only the last {MAX_PROMPT_TOKENS} tokens of keywords and prompt together have an effect."
-    if strict:
-        raise ApiError(400, "unsupported_value", message, "prompt")
-    return replace(asked, warnings=(*asked.warnings, message))
-
-
-def _formatted(
-    asked: Asked, task: Task, result: Transcription, tokenizer: WhisperTokenizer, headers: dict[str, str]
-) -> Response:
-    match asked.response_format:
-        case "text":
-            return PlainTextResponse(result.text + "\n", headers=headers)
-        case "srt":
-            return PlainTextResponse(to_srt(result.segments), headers=headers)
-        case "vtt":
-            return PlainTextResponse(to_vtt(result.segments), headers=headers, media_type="text/vtt")
-        case "verbose_json":
-            body = _verbose(task, result)
-        case "json":
-            body = _text(asked, result, tokenizer) | {"usage": _usage(result)}
-    return JSONResponse(body | ({"warnings": asked.warnings} if asked.warnings else {}), headers=headers)
-
-
-def _text(asked: Asked, result: Transcription, tokenizer: WhisperTokenizer) -> dict[str, Any]:
+def _text(asked: Asked, answer: Answer, tokenizer: WhisperTokenizer) -> dict[str, Any]:
+    result = answer.transcription
     body: dict[str, Any] = {"text": result.text}
     if result.language is not None:
         body["languages"] = [{"code": result.language}]
     if asked.logprobs:
-        body["logprobs"] = [
-            one for said in result.segments for one in _logprobs(tokenizer, said.tokens, said.token_logprobs)
-        ]
-    return body
+        body["logprobs"] = token_logprobs(tokenizer, result.segments)
+    return body | _notes(asked, answer)
 
 
-def _verbose(task: Task, result: Transcription) -> dict[str, Any]:
+def _notes(asked: Asked, answer: Answer) -> dict[str, Any]:
+    """Return what OpenAI's API does not say: fields without effect, and why the end is missing."""
+    notes: dict[str, Any] = {}
+    if asked.warnings:
+        notes["warnings"] = asked.warnings
+    if (missing := partial(answer)) is not None:
+        notes["partial"] = missing.model_dump()
+    return notes
+
+
+def _verbose(asked: Asked, task: Task, answer: Answer) -> dict[str, Any]:
+    result = answer.transcription
     language = "en" if task == "translate" else result.language
-    return {
+    body: dict[str, Any] = {
         "task": task,
         "language": "unknown" if language is None else LANGUAGES.get(language, language),
         "duration": round(result.duration, 3),
         "text": result.text,
-        "segments": [
+    }
+    if "segment" in asked.granularities:
+        body["segments"] = [
             {
                 "id": segment.id,
-                "seek": round(100 * segment.start),  # of the window, in frames of 10 ms
+                "seek": segment.seek,
                 "start": round(segment.start, 3),
                 "end": round(segment.end, 3),
                 "text": segment.text,
                 "tokens": segment.tokens,
-                "temperature": 0.0,
+                "temperature": segment.temperature,
                 "avg_logprob": segment.avg_logprob,
                 "compression_ratio": segment.compression_ratio,
                 "no_speech_prob": segment.no_speech_prob,
             }
             for segment in result.segments
-        ],
-        "usage": _usage(result),
-    }
+        ]
+    if "word" in asked.granularities:
+        body["words"] = [word_json(word) for word in result.words]
+    return body | _notes(asked, answer)
 
 
 def _usage(result: Transcription) -> dict[str, Any]:
     return {"type": "duration", "seconds": math.ceil(result.duration)}
-
-
-def _logprobs(
-    tokenizer: WhisperTokenizer, tokens: Sequence[int], logprobs: Sequence[float] | None
-) -> list[dict[str, Any]]:
-    return [
-        {"token": written.decode(errors="replace"), "logprob": logprob, "bytes": list(written)}
-        for token, logprob in zip(tokens, logprobs or (), strict=True)
-        for written in [tokenizer.token_bytes(token)]
-    ]
-
-
-class _Stream(StreamingResponse):
-    """Server-sent events of some work, which ends with the response, however that ends."""
-
-    def __init__(
-        self, events: AsyncIterator[str], working: "asyncio.Task[Transcription]", headers: dict[str, str]
-    ) -> None:
-        super().__init__(events, media_type="text/event-stream", headers=headers | {"Cache-Control": "no-cache"})
-        self._working = working
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            await _end(self._working)
-
-
-async def _end(working: "asyncio.Task[Transcription]") -> None:
-    working.cancel()
-    await asyncio.gather(working, return_exceptions=True)
-
-
-async def _stream(
-    request: Request, model: Loaded, opened: AsyncExitStack, asked: Asked, wanted: Wanted, headers: dict[str, str]
-) -> Response:
-    """Answer with server-sent events; what fails before the first words fails as everywhere."""
-    tokenizer = model.scheduler.engine.tokenizer
-    ready: asyncio.Queue[DecodingResult | None] = asyncio.Queue()
-
-    async def work() -> Transcription:
-        async with opened:  # the upload stays open as long as it is read
-            return await transcribe(asked.file, wanted, means(request.app, model), on_result=ready.put_nowait)
-
-    working = asyncio.create_task(work())
-    working.add_done_callback(lambda _: ready.put_nowait(None))
-    try:
-        first = await unless_disconnected(request, ready.get())
-        if first is None:
-            working.result()
-    except BaseException:
-        await _end(working)
-        raise
-
-    async def events() -> AsyncIterator[str]:
-        result, said = first, ""
-        try:
-            while result is not None:
-                if is_spoken(result):
-                    delta = f" {result.text}" if said else result.text
-                    said += delta
-                    event: dict[str, Any] = {"type": "transcript.text.delta", "delta": delta}
-                    if asked.logprobs:
-                        event["logprobs"] = _logprobs(tokenizer, result.tokens, result.token_logprobs)
-                    yield _event(event)
-                result = await ready.get()
-            whole = working.result()
-            request.state.facts |= facts(whole)
-            yield _done(asked, whole, tokenizer)
-        except Exception as error:  # noqa: BLE001 - half an answer is out: the error is its last event
-            yield _event({"error": detail_of(request, answer_to(request, error)).model_dump()})
-
-    return _Stream(events(), working, headers)
-
-
-def _done(asked: Asked, result: Transcription, tokenizer: WhisperTokenizer) -> str:
-    # Without usage: a stream's is counted in tokens, and speech costs seconds here.
-    event: dict[str, Any] = {"type": "transcript.text.done"} | _text(asked, result, tokenizer)
-    if asked.warnings:
-        event["warnings"] = asked.warnings
-    return _event(event)
-
-
-def _event(data: dict[str, Any]) -> str:
-    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"

@@ -1,31 +1,27 @@
-"""The forms of OpenAI's audio API: every field and spelling of them, checked; what cannot be done is never ignored.
+"""The forms of OpenAI's audio API and of POST /transcribe, which has all of its fields and more: read and checked.
 
 A field that this server cannot obey is refused in strict mode, and else said in the answer's `warnings`. A field whose
 lack would leave the answer without something that was asked for is refused always.
 """
 
-import json
-import re
-from dataclasses import dataclass, field
-from typing import Annotated, Any, BinaryIO, Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import FormData
 
 from service.errors import ApiError
+from service.forms import File, gather, refusal
+from service.state import Loaded
+from speech.engine import MAX_PROMPT_TOKENS
+from speech.guard import Guard
+from speech.tokens import Task
+from speech.transcribe import Options
 
-ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt"]
+ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt", "tsv"]
 DIARIZED = "diarized_json"
 
-NAME = re.compile(r"(?P<name>\w+)(?:\[(?P<key>\w*)\])?")
-"""`name`, `name[]` for an item of an array, `name[key]` for one of an object."""
-
-ARRAYS = frozenset(
-    {
-        *("include", "keywords", "languages", "timestamp_granularities"),
-        *("known_speaker_names", "known_speaker_references"),
-    }
-)
+MAX_FILES = 16
 
 Keyword = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^<>\r\n]*$")]
 Language = Annotated[str, Field(min_length=1, max_length=50)]
@@ -50,8 +46,10 @@ class TranslationForm(BaseModel):
 
     model: str = Field(min_length=1, max_length=200)
     prompt: str | None = Field(default=None, max_length=10_000)
-    response_format: ResponseFormat = "json"
-    temperature: Unit = 0.0
+    response_format: Literal["json", "text", "srt", "verbose_json", "vtt"] = "json"
+    temperature: Unit = Field(
+        default=0.0, description="0: the most probable words; less so only where they are doubtful."
+    )
 
     @field_validator("response_format", mode="before")
     @classmethod
@@ -64,9 +62,9 @@ class TranslationForm(BaseModel):
 class TranscriptionForm(TranslationForm):
     """POST /v1/audio/transcriptions, without its file."""
 
-    language: Language | None = None
-    languages: list[Language] = Field(default=[], max_length=20)
-    keywords: list[Keyword] = Field(default=[], max_length=200)
+    language: Language | None = Field(default=None, description="A code (it, en-GB); without it, detected.")
+    languages: list[Language] = Field(default=[], max_length=20, description="Detect one of these.")
+    keywords: list[Keyword] = Field(default=[], max_length=200, description="Words whose spelling is imitated.")
     include: list[Literal["logprobs"]] = []
     timestamp_granularities: list[Literal["word", "segment"]] = ["segment"]
     stream: bool | None = False
@@ -75,21 +73,59 @@ class TranscriptionForm(TranslationForm):
     known_speaker_references: list[str] = Field(default=[], max_length=4)
 
 
-KNOWN = frozenset(TranscriptionForm.model_fields)
+class TranscribeForm(TranscriptionForm):
+    """POST /transcribe, without its files."""
+
+    model: str = Field(default="", max_length=200, description="A name, alias or version; without it, what is served.")
+    response_format: Literal["json", "text", "srt", "verbose_json", "vtt", "tsv"] = "json"  # type: ignore[assignment]
+    task: Task = "transcribe"
+    beam_size: int = Field(default=1, ge=1, le=10, description="1: greedily.")
+    vad: bool = Field(default=True, description="Leave out what is no speech by Silero's voice detector.")
+    guard: Guard = Field(
+        default="redecode",
+        description="Of doubtful segments: decode again and mark what stays doubtful, only mark, drop, or keep.",
+    )
+    condition_on_previous_text: bool = Field(default=False, description="Tell each window what was said before it.")
+
+
+class DetectForm(BaseModel):
+    """POST /detect-language, without its file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str = Field(default="", max_length=200, description="A name, alias or version; without it, what is served.")
+    languages: list[Language] = Field(default=[], max_length=20, description="Choose among these.")
+    vad: bool = Field(default=True, description="Look for speech with Silero's voice detector.")
 
 
 @dataclass(frozen=True)
 class Asked:
     """A form that was understood."""
 
-    file: BinaryIO
-    model: str
-    language: str | None
-    prompt: str | None
-    response_format: ResponseFormat
-    stream: bool = False
-    logprobs: bool = False
-    warnings: tuple[str, ...] = field(default=())
+    files: list[File]
+    form: TranscriptionForm | TranslationForm
+    given: frozenset[str]  # fields that were there
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def response_format(self) -> ResponseFormat:
+        """How to answer."""
+        return self.form.response_format
+
+    @property
+    def stream(self) -> bool:
+        """Whether to answer while transcribing."""
+        return isinstance(self.form, TranscriptionForm) and bool(self.form.stream)
+
+    @property
+    def logprobs(self) -> bool:
+        """Whether to tell each token's log-probability."""
+        return isinstance(self.form, TranscriptionForm) and "logprobs" in self.form.include
+
+    @property
+    def granularities(self) -> list[str]:
+        """Of what to tell the times."""
+        return list(self.form.timestamp_granularities) if isinstance(self.form, TranscriptionForm) else ["segment"]
 
 
 def read_translation(form: FormData, *, strict: bool) -> Asked:
@@ -110,120 +146,61 @@ def read_transcription(form: FormData, *, strict: bool) -> Asked:
     return _asked(TranscriptionForm, form, strict=strict)
 
 
-def _asked(kind: type[TranslationForm], form: FormData, *, strict: bool) -> Asked:
-    file, given = _fields(form)
+def read_transcribe(form: FormData, *, strict: bool) -> Asked:
+    """Check the form of POST /transcribe; unlike OpenAI's, it has no field that anybody else invented.
+
+    Raises:
+        ApiError: it is not one; names the field.
+    """
+    return _asked(TranscribeForm, form, strict=strict, max_files=MAX_FILES)
+
+
+def read_detect(form: FormData) -> Asked:
+    """Check the form of POST /detect-language.
+
+    Raises:
+        ApiError: it is not one; names the field.
+    """
+    files, given = gather(form, frozenset(DetectForm.model_fields))
+    try:
+        fields = DetectForm(**given)
+    except ValidationError as error:
+        raise refusal(error) from error
+    inner = TranscribeForm(model=fields.model, languages=fields.languages, vad=fields.vad)
+    return Asked(files, inner, frozenset(given))
+
+
+def _asked(kind: type[TranslationForm], form: FormData, *, strict: bool, max_files: int = 1) -> Asked:
+    files, given = gather(form, frozenset(kind.model_fields), max_files=max_files)
     unknown = [name for name in given if name not in kind.model_fields]
     warnings = []
     if unknown:
         listed = ", ".join(repr(name[:40]) for name in unknown[:5])
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        if kind is TranscribeForm:
+            message = f"Unknown form fields: {listed}{more}; there are: file, {', '.join(kind.model_fields)}."
+            raise ApiError(400, "unknown_parameter", message, unknown[0])
         warnings.append((unknown[0], f"Unknown fields, without effect here: {listed}{more}."))
     try:
         fields = kind(**{name: value for name, value in given.items() if name not in unknown})
     except ValidationError as error:
-        raise _refusal(error) from error
+        raise refusal(error) from error
     warnings += _disobeyed(fields)
     if strict and warnings:
         name, message = warnings[0]
         raise ApiError(400, "unknown_parameter" if name in unknown else "unsupported_parameter", message, name)
-    said = tuple(message for _, message in warnings)
-    if not isinstance(fields, TranscriptionForm):
-        return Asked(file, fields.model, None, fields.prompt, fields.response_format, warnings=said)
-    _check_together(fields)
-    return Asked(
-        file,
-        fields.model,
-        fields.language or (fields.languages[0] if len(fields.languages) == 1 else None),
-        _prompt(fields),
-        fields.response_format,
-        stream=bool(fields.stream),
-        logprobs="logprobs" in fields.include,
-        warnings=said,
-    )
-
-
-def _fields(form: FormData) -> tuple[BinaryIO, dict[str, Any]]:
-    """Gather arrays and objects from their three spellings: repeated, in brackets, and as JSON."""
-    given: dict[str, Any] = {}
-    files = [value.file for name, value in form.multi_items() if name == "file" and isinstance(value, UploadFile)]
-    texts = [(name, value) for name, value in form.multi_items() if name != "file" or isinstance(value, str)]
-    for written, value in texts:
-        matched = NAME.fullmatch(written)
-        name, key = (written, None) if matched is None else matched.group("name", "key")
-        if isinstance(value, UploadFile):
-            raise ApiError(400, "invalid_request", f"The field {name[:40]!r} is text, not a file.", name[:40])
-        if key:
-            inside = given.setdefault(name, {})
-            if not isinstance(inside, dict) or key in inside:
-                raise _repeated(name)
-            inside[key] = value
-        elif key == "" or name in ARRAYS:
-            items = given.setdefault(name, [])
-            if not isinstance(items, list):
-                raise _repeated(name)
-            items += _items(value)
-        elif name in given:
-            raise _repeated(name)
-        elif name == "chunking_strategy" and value.lstrip().startswith("{"):
-            given[name] = _object(value, name)
-        elif value or name not in KNOWN:  # an empty text is how forms leave a field out
-            given[name] = value
-    if len(files) != 1 or "file" in given:
-        message = "Send multipart/form-data with the audio as one file in the field 'file'."
-        raise ApiError(400, "invalid_request", message, "file")
-    return files[0], given
-
-
-def _repeated(name: str) -> ApiError:
-    return ApiError(400, "invalid_request", f"The field {name[:40]!r} is there more than once.", name[:40])
-
-
-def _items(value: str) -> list[Any]:
-    """Return the items of a JSON array, or the one that is not one."""
-    try:
-        items = _json(value) if value.lstrip().startswith("[") else value
-    except (ValueError, RecursionError):
-        items = value  # a keyword may begin with a bracket
-    return items if isinstance(items, list) else [value] if value else []
-
-
-def _object(value: str, name: str) -> Any:
-    try:
-        return _json(value)
-    except (ValueError, RecursionError) as error:
-        raise ApiError(400, "invalid_request", f"{value[:50]!r} is not JSON.", name) from error
-
-
-def _json(value: str) -> Any:
-    parsed = json.loads(value)
-    json.dumps(parsed, ensure_ascii=False).encode()  # half a surrogate pair is no text: ValueError
-    return parsed
-
-
-def _refusal(error: ValidationError) -> ApiError:
-    errors = error.errors(include_url=False)
-    name = str(errors[0]["loc"][0])
-    # Of an object or one of several texts, the innermost error says most.
-    first = max((one for one in errors if one["loc"][0] == name), key=lambda one: len(one["loc"]))
-    if first["type"] == "missing":
-        return ApiError(400, "missing_parameter", f"The field {name!r} is required.", name)
-    message = str(first["msg"]).removeprefix("Value error, ")
-    return ApiError(400, "invalid_value", f"{name}: {message}.", name)
+    if isinstance(fields, TranscriptionForm):
+        _check_together(fields, given, len(files))
+    return Asked(files, fields, frozenset(given), tuple(message for _, message in warnings))
 
 
 def _disobeyed(fields: TranslationForm) -> list[tuple[str, str]]:
     """Say which of the given fields have no effect here."""
     warnings = []
-    if fields.temperature > 0:
-        message = "temperature: this server does not sample; it takes the most probable words, as at 0."
-        warnings.append(("temperature", message))
     if isinstance(fields, TranscriptionForm):
         if isinstance(fields.chunking_strategy, ServerVad):
             message = "chunking_strategy: audio is cut at its pauses, as with auto; the thresholds have no effect."
             warnings.append(("chunking_strategy", message))
-        if len(fields.languages) > 1:
-            message = "languages: only one can be obeyed; of several, none is: the language is detected."
-            warnings.append(("languages", message))
         warnings += [
             (name, f"{name}: this server does not tell speakers apart; it has no effect.")
             for name in ("known_speaker_names", "known_speaker_references")
@@ -232,21 +209,73 @@ def _disobeyed(fields: TranslationForm) -> list[tuple[str, str]]:
     return warnings
 
 
-def _check_together(fields: TranscriptionForm) -> None:
+def _check_together(fields: TranscriptionForm, given: dict[str, Any], n_files: int) -> None:
     """Refuse fields that contradict each other, and what the answer would lack."""
+    is_native = isinstance(fields, TranscribeForm)
     if fields.language and fields.languages:
         raise ApiError(400, "invalid_value", "Send either language or languages.", "languages")
-    if "word" in fields.timestamp_granularities:
-        message = "timestamp_granularities: this server has no times of words; ask for segment."
-        raise ApiError(400, "unsupported_value", message, "timestamp_granularities")
-    if fields.include and fields.response_format != "json":
+    if not is_native and "word" in fields.timestamp_granularities and fields.response_format != "verbose_json":
+        message = "timestamp_granularities: times of words come with response_format verbose_json only."
+        raise ApiError(400, "invalid_value", message, "timestamp_granularities")
+    if fields.include and fields.response_format not in ({"json", "verbose_json"} if is_native else {"json"}):
         raise ApiError(400, "invalid_value", "include: logprobs come with response_format json only.", "include")
     if fields.stream and fields.response_format not in {"json", "text"}:
         message = f"stream: {fields.response_format} cannot be streamed; ask for json."
         raise ApiError(400, "unsupported_value", message, "stream")
+    if n_files > 1 and (fields.stream or fields.response_format not in {"json", "verbose_json"}):
+        message = "file: several files are answered in one JSON; ask for response_format json, without stream."
+        raise ApiError(400, "invalid_value", message, "file")
+    if not fields.timestamp_granularities and "timestamp_granularities" in given:
+        raise ApiError(
+            400, "invalid_value", "timestamp_granularities: name word, segment or both.", "timestamp_granularities"
+        )
 
 
-def _prompt(fields: TranscriptionForm) -> str | None:
+def options_of(asked: Asked, model: Loaded, *, task: Task, strict: bool) -> tuple[Asked, Options]:
+    """Return what the engine is asked for, in the model's own codes; and what was asked, with warnings added.
+
+    Raises:
+        UnknownLanguageError: the model has no such language.
+        ApiError: the prompt is too long, in strict mode.
+    """
+    form = asked.form
+    tokenizer = model.scheduler.engine.tokenizer
+    prompt = _prompt(form)
+    tokens = tuple(tokenizer.encode(prompt)) if prompt else ()
+    if len(tokens) > MAX_PROMPT_TOKENS:
+        message = f"prompt: only the last {MAX_PROMPT_TOKENS} tokens of keywords and prompt together have an effect."
+        if strict:
+            raise ApiError(400, "unsupported_value", message, "prompt")
+        asked = replace(asked, warnings=(*asked.warnings, message))
+    timed = asked.response_format in {"srt", "vtt", "tsv", "verbose_json"} or (
+        isinstance(form, TranscribeForm) and "timestamp_granularities" in asked.given
+    )
+    options = Options(
+        task=task, prompt=tokens[-MAX_PROMPT_TOKENS:], temperature=form.temperature, word_timestamps=timed
+    )
+    if isinstance(form, TranscriptionForm):
+        among = list(dict.fromkeys(map(model.language_code, form.languages)))
+        given = form.language or (among[0] if len(among) == 1 else None)
+        options = replace(
+            options,
+            language=None if given is None else model.language_code(given),
+            languages=() if given else tuple(among),
+            token_logprobs=asked.logprobs,
+        )
+    if isinstance(form, TranscribeForm):
+        options = replace(
+            options,
+            task=form.task,
+            beam_size=form.beam_size,
+            vad=form.vad,
+            guard=form.guard,
+            condition_on_previous_text=form.condition_on_previous_text,
+        )
+    return asked, options
+
+
+def _prompt(form: TranslationForm) -> str | None:
     """Return what the decoder is told was said before: keywords first, as the prompt's end counts most."""
-    parts = [", ".join(fields.keywords), fields.prompt or ""]
+    keywords = form.keywords if isinstance(form, TranscriptionForm) else []
+    parts = [", ".join(keywords), form.prompt or ""]
     return " ".join(part for part in parts if part) or None

@@ -2,46 +2,129 @@
 
 import asyncio
 import importlib.metadata
-from collections.abc import Coroutine
+import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request
-from fastapi.responses import PlainTextResponse, Response
-from starlette.requests import ClientDisconnect
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from service import schemas
-from service.errors import ApiError
+from service.answers import headers_of, native, plain, refuse_partial, stream
+from service.errors import answer_to, detail_of
+from service.forms import File, form_schema
 from service.metrics import CONTENT_TYPE
+from service.openai_form import Asked, DetectForm, TranscribeForm, options_of, read_detect, read_transcribe
+from service.request import facts, loaded, means, unless_disconnected
 from service.state import Loaded
-from service.transcribe import Means, Wanted, transcribe
-from service.upload import OPENAPI, read_upload
-from speech.transcribe import Transcription
+from service.transcribe import Answer, first_result, transcribe
+from service.upload import open_form
+from speech.languages import LANGUAGES
+from speech.transcribe import Options
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": schemas.Error} for status in (400, 413, 415, 422, 500, 503)
 }
 NOT_READY: dict[int | str, dict[str, Any]] = {503: {"model": schemas.Error}}
 
-T = TypeVar("T")
-
 router = APIRouter()
 
 
-@router.post("/transcribe", responses=ERRORS, openapi_extra=OPENAPI)
-async def transcribe_file(request: Request) -> schemas.Transcription:
-    """Transcribe one file of any length; silence is an empty text, not an error."""
-    model = loaded(request)
+@router.post(
+    "/transcribe",
+    response_model=schemas.Transcription | schemas.Transcriptions,
+    responses=ERRORS,
+    openapi_extra=form_schema(TranscribeForm, several=True),
+)
+async def transcribe_files(request: Request) -> Any:
+    """Transcribe audio of any length; silence is an empty text, not an error.
+
+    Several files are answered in one JSON, `{"results": [...]}`, each with its transcription or its error.
+    """
     state = request.app.state
+    strict = state.settings.strict
+    model = loaded(request)
+    async with AsyncExitStack() as opened:
+        started = time.perf_counter()
+        with state.metrics.stage("upload"):
+            form = await opened.enter_async_context(open_form(request, state.settings.max_upload_bytes))
+        uploaded = time.perf_counter()
+        asked = read_transcribe(form, strict=strict)
+        asked, options = options_of(asked, model, task="transcribe", strict=strict)
+        tokenizer, ref = model.scheduler.engine.tokenizer, model.version.ref
+
+        def answered(answer: Answer) -> schemas.Transcription:
+            refuse_partial(answer, strict=strict)
+            total = time.perf_counter() - uploaded
+            timings = schemas.Timings(upload=round(uploaded - started, 3), total=round(total, 3))
+            return native(asked, answer, tokenizer, ref, timings)
+
+        if asked.stream:
+
+            def done(answer: Answer) -> dict[str, Any]:
+                return {"type": "transcript.text.done"} | answered(answer).model_dump()
+
+            headers = headers_of(asked, ref)
+            return await stream(request, opened.pop_all(), asked, options, means(request.app, model), headers, done)
+        if len(asked.files) > 1:
+            work = _several(request, model, asked, options, answered)
+            results = await unless_disconnected(request, work)
+            return JSONResponse(schemas.Transcriptions(results=results).model_dump(), headers=headers_of(asked, ref))
+        work_on_one = transcribe(asked.files[0].content, options, means(request.app, model))
+        answer = await unless_disconnected(request, work_on_one)
+    body = answered(answer)
+    request.state.facts |= facts(answer.transcription)
+    headers = headers_of(asked, ref, answer)
+    return plain(asked, answer.transcription, headers) or JSONResponse(body.model_dump(), headers=headers)
+
+
+async def _several(
+    request: Request,
+    model: Loaded,
+    asked: Asked,
+    options: Options,
+    answered: Callable[[Answer], schemas.Transcription],
+) -> list[schemas.FileResult]:
+    """Transcribe several files side by side; one that fails does not harm the others."""
+
+    async def one(file: File) -> schemas.FileResult:
+        try:
+            answer = await transcribe(file.content, options, means(request.app, model))
+            return schemas.FileResult(file=file.name, transcription=answered(answer), error=None)
+        except Exception as error:  # noqa: BLE001 - it is this file's answer
+            return schemas.FileResult(
+                file=file.name, transcription=None, error=detail_of(request, answer_to(request, error))
+            )
+
+    results = await asyncio.gather(*map(one, asked.files))
+    done = [result.transcription for result in results if result.transcription is not None]
+    request.state.facts |= {"audio_s": round(sum(one.duration for one in done), 2), "files": len(results)}
+    return results
+
+
+@router.post("/detect-language", responses=ERRORS, openapi_extra=form_schema(DetectForm))
+async def detect_language(request: Request, response: Response) -> schemas.LanguageDetection:
+    """Say which language is spoken in the first 30 s of speech."""
+    state = request.app.state
+    model = loaded(request)
     async with AsyncExitStack() as opened:
         with state.metrics.stage("upload"):
-            upload = await opened.enter_async_context(read_upload(request, state.settings.max_upload_bytes))
-        language = None if upload.language is None else model.language_code(upload.language)
-        work = transcribe(upload.file, Wanted(language, upload.task), means(request.app, model))
+            form = await opened.enter_async_context(open_form(request, state.settings.max_upload_bytes))
+        asked = read_detect(form)
+        _, options = options_of(asked, model, task="transcribe", strict=state.settings.strict)
+        work = first_result(asked.files[0].content, options, means(request.app, model))
         result = await unless_disconnected(request, work)
-    request.state.facts |= facts(result)
-    return schemas.Transcription(**asdict(result), model=model.version.ref)
+    response.headers["X-Whisperloop-Model"] = model.version.ref
+    probabilities = {} if result is None else dict(result.language_probabilities or {})
+    return schemas.LanguageDetection(
+        language=None if result is None else result.language,
+        name=None if result is None else LANGUAGES.get(result.language, result.language),
+        probability=None if result is None else result.language_probability,
+        probabilities=dict(sorted(probabilities.items(), key=lambda one: -one[1])),
+        no_speech=result is None,
+        model=model.version.ref,
+    )
 
 
 @router.get("/health/live")
@@ -80,48 +163,3 @@ def _package_version() -> str:
         return importlib.metadata.version("whisperloop")
     except importlib.metadata.PackageNotFoundError:
         return "not installed"  # run from a checkout
-
-
-def means(app: FastAPI, model: Loaded) -> Means:
-    """Return what a request is served with."""
-    return Means(model.scheduler, app.state.decode_limiter, app.state.metrics, app.state.settings.max_audio_seconds)
-
-
-def facts(result: Transcription) -> dict[str, Any]:
-    """Return what the request's log line tells of an answer."""
-    return {"audio_s": round(result.duration, 2), "segments": len(result.segments)}
-
-
-def loaded(request: Request) -> Loaded:
-    """Return the model that is loaded.
-
-    Raises:
-        ApiError: there is none, yet or for good.
-    """
-    model = request.app.state.model
-    if not isinstance(model, Loaded):
-        raise ApiError(503, "model_not_ready", model.reason)
-    if not model.scheduler.is_running:
-        raise ApiError(503, "model_not_ready", "The scheduler has stopped; restart the service.")
-    return model
-
-
-async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Await `work`, but cancel it when the client goes away: nobody would read the answer."""
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientDisconnect
-        return working.result()
-    finally:
-        working.cancel()
-        leaving.cancel()
-        # The upload's file is closed next: nobody may still be reading it.
-        await asyncio.gather(working, leaving, return_exceptions=True)
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

@@ -5,17 +5,58 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from speech.guard import Flag
+
+
+class Word(BaseModel):
+    """A word and its time."""
+
+    word: str
+    start: float = Field(description="Seconds from the beginning of the audio.")
+    end: float = Field(description="Seconds from the beginning of the audio.")
+    probability: float = Field(description="How probable the model thinks it.")
+
+
+class TokenLogprob(BaseModel):
+    """A token and how probable it was."""
+
+    token: str
+    logprob: float = Field(description="Natural logarithm.")
+    bytes: list[int] = Field(description="UTF-8: several tokens may share a letter.")
+
 
 class Segment(BaseModel):
-    """A stretch of the transcript, in openai/whisper's names."""
+    """A stretch of the transcript, in openai/whisper's names: a window, or a sentence where times were asked for."""
 
     id: int
     start: float = Field(description="Seconds from the beginning of the audio.")
     end: float = Field(description="Seconds from the beginning of the audio.")
     text: str
-    avg_logprob: float = Field(description="Mean natural log-probability of the tokens.")
-    no_speech_prob: float = Field(description="How probable it is that nobody speaks.")
-    compression_ratio: float = Field(description="Above 2.4, the text is likely a loop.")
+    avg_logprob: float = Field(description="Mean natural log-probability of its window's tokens.")
+    no_speech_prob: float = Field(description="How probable it is that nobody speaks in its window.")
+    compression_ratio: float = Field(description="Of its window's text; above 2.4, it is likely a loop.")
+    temperature: float = Field(description="At which its window was decoded; 0: greedily.")
+    flags: list[Flag] = Field(
+        description="Why the text may be wrong: it repeats itself, the model does not believe it, nobody speaks so "
+        "fast, or nobody speaks there."
+    )
+    words: list[Word] | None = Field(description="Null unless timestamp_granularities has word.")
+    logprobs: list[TokenLogprob] | None = Field(description="Null unless include has logprobs.")
+
+
+class Timings(BaseModel):
+    """Where the time went, in seconds; reading and decoding overlap."""
+
+    upload: float = Field(description="Reading the form.")
+    total: float = Field(description="From the form to the answer, waiting for others included.")
+
+
+class Partial(BaseModel):
+    """Why the rest of the file is missing from the answer."""
+
+    code: str = Field(description="truncated_audio or damaged_audio.")
+    message: str
+    decoded_seconds: float = Field(description="How much of the audio was transcribed.")
 
 
 class Transcription(BaseModel):
@@ -23,8 +64,41 @@ class Transcription(BaseModel):
 
     text: str
     language: str | None = Field(description="Null where nothing was said and no language was given.")
+    language_probabilities: dict[str, float] | None = Field(
+        description="The likeliest languages of the first window with speech; null where the language was given."
+    )
     duration: float = Field(description="Seconds of audio.")
+    no_speech: bool = Field(description="Nobody speaks: the text is empty, and that is no error.")
     segments: list[Segment]
+    dropped: list[Segment] = Field(description="Doubtful segments that were left out of the text: guard=drop.")
+    partial: Partial | None = Field(description="Null unless the file is cut off or damaged.")
+    model: str = Field(description="The version that answered: name@id.")
+    warnings: list[str] = Field(description="Fields that had no effect, and why.")
+    timings: Timings
+
+
+class FileResult(BaseModel):
+    """What came of one of several files."""
+
+    file: str = Field(description="Its name, as it was sent.")
+    transcription: Transcription | None
+    error: "ErrorDetail | None"
+
+
+class Transcriptions(BaseModel):
+    """What came of several files, in their order; one that fails does not harm the others."""
+
+    results: list[FileResult]
+
+
+class LanguageDetection(BaseModel):
+    """Which language is spoken."""
+
+    language: str | None = Field(description="A code; null where nobody speaks.")
+    name: str | None = Field(description="In English.")
+    probability: float | None
+    probabilities: dict[str, float] = Field(description="The likeliest first.")
+    no_speech: bool
     model: str = Field(description="The version that answered: name@id.")
 
 

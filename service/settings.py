@@ -36,7 +36,11 @@ class Settings(BaseSettings):
         default=None, gt=0, description="Windows that are decoded together at most; none for what measures best."
     )
     strict: bool = Field(
-        default=False, description="Refuse a request with fields that have no effect here, rather than warn."
+        default=False,
+        description="Refuse fields that have no effect here, and files that are damaged or cut off, rather than warn.",
+    )
+    vad: bool = Field(
+        default=True, description="Look for speech with Silero's voice detector; false leaves out silence only."
     )
     shutdown_grace_s: int = Field(
         default=30, ge=0, description="Seconds that running requests get to finish when the service is stopped."

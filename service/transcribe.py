@@ -1,119 +1,175 @@
 """From an uploaded file to a transcript: decode and cut on a thread, queue the windows, put the answers together.
 
-What speech is and where to cut is `speech.transcribe`'s business; this is its asynchronous twin over the scheduler.
+What speech is, where to cut and what to believe is `speech`'s business; this is `speech.transcribe`'s asynchronous twin
+over the scheduler. A file is decoded while its first windows are, and no more of it is in memory than `WINDOWS_AHEAD`.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import anyio.to_thread
 
 from service.metrics import Metrics
 from service.scheduler import Scheduler
 from service.turns import Job
-from speech.audio import SAMPLE_RATE, decode_audio
-from speech.engine import GREEDY, DecodingOptions, DecodingResult, Engine, Window
-from speech.tokens import Task
-from speech.transcribe import Slice, Transcription, assemble, at_full_context, cut, looks_wrong, windows
+from speech import vad
+from speech.audio import SAMPLE_RATE, AudioError, declared_seconds, stream_audio, until_damage
+from speech.engine import DecodingResult, Engine, Window
+from speech.guard import best
+from speech.transcribe import Assembly, OnAdded, Options, Transcription, again, ignore, window_of
+from speech.windows import Slice, cut_stream
 
 DECODE_THREADS = 2
-"""Uploads that are decoded at once: each holds its whole audio in memory before it is admitted."""
+"""Files that are decoded at once."""
 
 PREPARED = 8
 """Windows of a file, from its beginning, whose features are made before they queue: all of a clip's."""
 
+WINDOWS_AHEAD = 32
+"""Windows of a file that wait for the engine: some 60 MB at most."""
 
-@dataclass(frozen=True)
-class Wanted:
-    """What is to be done with a file."""
-
-    language: str | None = None  # a code of the model's; None: the one of the first window that is not silent
-    task: Task = "transcribe"
-    prompt: str | None = None  # what was said before, for every window: its spelling is imitated
-    options: DecodingOptions = GREEDY
+T = TypeVar("T")
+Cut = tuple[Slice, Window | None]
 
 
 @dataclass(frozen=True)
 class Means:
-    """What it is done with."""
+    """What a file is transcribed with."""
 
     scheduler: Scheduler
     limiter: anyio.CapacityLimiter  # bounds the files that are decoded at once, to `DECODE_THREADS`
     metrics: Metrics  # told how long decoding the file took
     max_seconds: float  # the longest audio to accept
+    vad: bool = True  # whether to look for speech at all
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was made of a file."""
+
+    transcription: Transcription
+    fault: AudioError | None  # why the rest of the file is missing
 
 
 async def transcribe(
-    file: BinaryIO, wanted: Wanted, means: Means, *, on_result: Callable[[DecodingResult], None] = lambda _: None
-) -> Transcription:
+    file: BinaryIO,
+    options: Options,
+    means: Means,
+    *,
+    on_added: OnAdded = ignore,
+) -> Answer:
     """Transcribe one encoded file.
 
     Args:
-        file: read from its current position.
-        wanted: language, task and how to decode.
+        file: seekable; read from its beginning.
+        options: language, task and how to decode, with codes of the model's.
         means: what the service has for it.
-        on_result: told of each window's answer, in their order, as soon as it and those before it are there.
+        on_added: told of each window, in order, as soon as it and those before it are done.
 
     Raises:
-        AudioError: the file cannot be used.
+        AudioError: nothing in the file can be used.
         OverloadedError: there is too much to do already.
         EngineError: a window could not be decoded.
     """
-    async with means.limiter:
-        reading = asyncio.create_task(anyio.to_thread.run_sync(_read_windows, file, wanted, means))
-        try:
-            slices, to_decode = await asyncio.shield(reading)
-        except asyncio.CancelledError:
-            # The thread cannot be stopped: until it ends, its audio is in memory, and the file may not be closed.
-            await asyncio.wait([reading])
-            raise
-    spoken = [window for window in to_decode if window is not None]
-    answers = iter(await _decode(means.scheduler, spoken, on_result))
-    results = [None if window is None else next(answers) for window in to_decode]
-    return assemble(slices, results, wanted.language)
+    faults: list[AudioError] = []
+    reader = _read(file, options, means, faults.append)
+    assembly = Assembly(options)
+    pending: deque[tuple[Slice, asyncio.Task[DecodingResult] | None]] = deque()
+
+    async def deliver(most: int) -> None:
+        """Take what is decoded, and wait until no more than so many windows are not."""
+        while pending:
+            place, task = pending[0]
+            if len(pending) <= most and task is not None and not task.done():
+                break
+            result = None if task is None else await task
+            pending.popleft()
+            on_added(assembly.add(place, result))
+
+    try:
+        first = await _in_thread(means, lambda: (declared_seconds(file), next(reader, None)))
+        with means.scheduler.admit(min(first[0], means.max_seconds)) as job:
+            cut = first[1]
+            while cut is not None:
+                place, window = cut
+                task = None
+                if window is not None:
+                    window = _continued(window, options, assembly)
+                    task = asyncio.create_task(_decode_well(means.scheduler, job, window, options))
+                pending.append((place, task))
+                # One language a file, as in openai/whisper: else a cough between two sentences is Welsh.
+                is_awaited = window is not None and (window.language is None or options.condition_on_previous_text)
+                await deliver(0 if is_awaited else WINDOWS_AHEAD)
+                if is_awaited and task is not None and options.language is None:
+                    options = replace(options, language=task.result().language)
+                cut = await _in_thread(means, lambda: next(reader, None))
+            await deliver(0)
+    finally:
+        tasks = [task for _, task in pending if task is not None]
+        for task in tasks:
+            task.cancel()  # if one failed, nobody waits for the others
+        await asyncio.gather(*tasks, return_exceptions=True)
+        reader.close()
+    return Answer(assembly.whole(), faults[0] if faults else None)
 
 
-def _read_windows(file: BinaryIO, wanted: Wanted, means: Means) -> tuple[list[Slice], list[Window | None]]:
+async def first_result(file: BinaryIO, options: Options, means: Means) -> DecodingResult | None:
+    """Decode the first window in which somebody speaks; None if nobody does. Errors are those of `transcribe`."""
+    reader = _read(file, options, means, lambda _: None)
+    window: Window | None = None
+    try:
+        while window is None and (cut := await _in_thread(means, lambda: next(reader, None))) is not None:
+            _, window = cut
+        if window is None:
+            return None
+        with means.scheduler.admit(window.audio.size / SAMPLE_RATE) as job:
+            return (await means.scheduler.submit(job, [window]))[0]
+    finally:
+        reader.close()
+
+
+def _read(
+    file: BinaryIO, options: Options, means: Means, on_fault: Callable[[AudioError], None]
+) -> Generator[Cut, None, None]:
+    """Decode and cut; run on threads, a window at a time."""
     engine: Engine = means.scheduler.engine
-    prompt = tuple(engine.tokenizer.encode(wanted.prompt)) if wanted.prompt else ()
-    with means.metrics.stage("decode"):
-        audio = decode_audio(file.read(), max_seconds=means.max_seconds)
-        slices = cut(audio, elastic=engine.context.elastic)
-        made = [
-            window and replace(window, prompt=prompt, options=wanted.options)
-            for window in windows(audio, slices, wanted.language, wanted.task)
-        ]
-        # Here, while the engine is busy with others. The rest of a long file waits for its turn without taking memory.
-        return slices, [window and engine.prepare(window) for window in made[:PREPARED]] + made[PREPARED:]
+    blocks = until_damage(stream_audio(file, max_seconds=means.max_seconds), on_fault)
+    n_prepared = 0
+    with vad.listen_if(options.vad and means.vad) as detector:
+        for place, audio in cut_stream(blocks, elastic=engine.context.elastic, detector=detector):
+            window = None if place.silent else window_of(audio, options)
+            if window is not None and n_prepared < PREPARED:
+                # Here, while the engine is busy with others.
+                window, n_prepared = engine.prepare(window), n_prepared + 1
+            yield place, window
 
 
-async def _decode(
-    scheduler: Scheduler, to_decode: Sequence[Window], on_result: Callable[[DecodingResult], None]
-) -> list[DecodingResult]:
-    if not to_decode:
-        return []
+def _continued(window: Window, options: Options, assembly: Assembly) -> Window:
+    """Return the window with what is known by now: the file's language, and what was said before."""
+    known = window_of(window.audio, options, assembly.said)
+    return replace(window, language=known.language, prompt=known.prompt)
+
+
+async def _in_thread(means: Means, work: Callable[[], T]) -> T:
+    async with means.limiter:
+        with means.metrics.stage("decode"):
+            working = asyncio.create_task(anyio.to_thread.run_sync(work))
+            try:
+                return await asyncio.shield(working)
+            except asyncio.CancelledError:
+                # The thread cannot be stopped: until it ends, its audio is in memory, and the file may not be closed.
+                await asyncio.wait([working])
+                raise
+
+
+async def _decode_well(scheduler: Scheduler, job: Job, window: Window, options: Options) -> DecodingResult:
+    """Decode a window, and again while its answer is doubtful and something is left to try."""
     results: list[DecodingResult] = []
-    with scheduler.admit(sum(window.audio.size for window in to_decode) / SAMPLE_RATE) as job:
-        if to_decode[0].language is None:
-            # One language a file, as in openai/whisper: else a cough between two sentences is Welsh.
-            results.append(await _decode_well(scheduler, job, to_decode[0]))
-            on_result(results[0])
-            to_decode = [replace(window, language=results[0].language) for window in to_decode[1:]]
-        decoding = [asyncio.create_task(_decode_well(scheduler, job, window)) for window in to_decode]
-        try:
-            for task in decoding:
-                results.append(await task)
-                on_result(results[-1])
-        finally:
-            for task in decoding:
-                task.cancel()  # if one failed, nobody waits for the others
-            await asyncio.gather(*decoding, return_exceptions=True)
-    return results
-
-
-async def _decode_well(scheduler: Scheduler, job: Job, window: Window) -> DecodingResult:
-    """Decode a window, and again at 30 s if its answer at a short context looks wrong."""
-    result = (await scheduler.submit(job, [window]))[0]
-    return (await scheduler.submit(job, [at_full_context(window)]))[0] if looks_wrong(result) else result
+    attempt: Window | None = window
+    while attempt is not None:
+        results += await scheduler.submit(job, [attempt])
+        attempt = again(attempt, results[-1], options)
+    return best(results)

@@ -5,8 +5,10 @@ lets no container refer to another file. It does not cut, pad or normalise the l
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -43,33 +45,48 @@ class AudioError(Exception):
         self.code = code
 
 
-def decode_audio(source: bytes | Path, *, max_seconds: float | None = None) -> NDArray[np.float32]:
-    """Decode the first audio stream to 16 kHz mono, resampling once.
-
-    Args:
-        source: the encoded audio, or the file that holds it.
-        max_seconds: the longest audio to accept; checked while decoding, so a small upload that
-            unpacks to hours costs no more memory than this.
+def decode_audio(source: bytes | Path | BinaryIO, *, max_seconds: float | None = None) -> NDArray[np.float32]:
+    """Decode the first audio stream to 16 kHz mono; arguments and errors are `stream_audio`'s.
 
     Returns:
         Samples in [-1, 1], shape (n_samples,), n_samples > 0.
+    """
+    return np.concatenate(list(stream_audio(source, max_seconds=max_seconds)))
+
+
+def stream_audio(source: bytes | Path | BinaryIO, *, max_seconds: float | None = None) -> Iterator[NDArray[np.float32]]:
+    """Decode the first audio stream to 16 kHz mono, resampling once, a tenth of a second at a time.
+
+    Args:
+        source: the encoded audio, or the file that holds it, open or not; an open one is left open.
+        max_seconds: the longest audio to accept; checked while decoding, so a small upload that
+            unpacks to hours costs no more than this.
+
+    Yields:
+        Samples in [-1, 1], shape (n_samples,), n_samples > 0.
 
     Raises:
-        AudioError: nothing in it, not audio, cut off, damaged, or longer than `max_seconds`.
+        AudioError: nothing in it, not audio, or longer than `max_seconds`; and, after what could be decoded was
+            yielded, cut off or damaged.
         FileNotFoundError: `source` is a path at which there is no file.
     """
-    if isinstance(source, Path) and not source.is_file():
-        raise FileNotFoundError(f"no audio file at {source}")
     # FFmpeg gets an open file and no protocol: a playlist must not make it open other files or addresses.
-    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
-        head = file.read(HEAD_BYTES)
+    with _open(source) as file:
         size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        head = file.read(HEAD_BYTES)
         file.seek(0)
         if size == 0:
             raise AudioError("empty_audio", "The audio is empty (0 bytes).")
+        n_samples = 0
         try:
             with av.open(file, "r", options={"protocol_whitelist": "none"}, metadata_errors="ignore") as container:
-                samples = _decode_container(container, head, max_seconds)
+                for block in _decode_container(container, head, max_seconds):
+                    if not np.isfinite(block).all():
+                        heard = f"after {n_samples / SAMPLE_RATE:.2f} s"
+                        raise AudioError("damaged_audio", f"The audio is damaged {heard}: samples that are no numbers.")
+                    n_samples += block.size
+                    yield np.clip(block, -1.0, 1.0)
         except av.FFmpegError as error:
             message = f"Not audio in a format that FFmpeg knows ({error.strerror})."
             raise AudioError("unsupported_audio", message) from error
@@ -80,14 +97,47 @@ def decode_audio(source: bytes | Path, *, max_seconds: float | None = None) -> N
     if fault or missing_bytes(head, size):
         raise AudioError(
             "truncated_audio",
-            f"The audio is cut off after {samples.size / SAMPLE_RATE:.2f} s: the file ends before its own end mark.",
+            f"The audio is cut off after {n_samples / SAMPLE_RATE:.2f} s: the file ends before its own end mark.",
         )
-    if not np.isfinite(samples).all():
-        raise AudioError("damaged_audio", "The audio holds samples that are not numbers.")
-    return np.clip(samples, -1.0, 1.0, out=samples)
 
 
-def _decode_container(container: InputContainer, head: bytes, max_seconds: float | None) -> NDArray[np.float32]:
+def until_damage(
+    blocks: Iterable[NDArray[np.float32]], on_fault: Callable[[AudioError], None]
+) -> Iterator[NDArray[np.float32]]:
+    """Yield what was heard before a file is cut off or damaged, and tell of that rather than raise it."""
+    heard = False
+    try:
+        for block in blocks:
+            heard = True
+            yield block
+    except AudioError as error:
+        if not heard or error.code not in {"truncated_audio", "damaged_audio"}:
+            raise
+        on_fault(error)
+
+
+def declared_seconds(source: bytes | Path | BinaryIO) -> float:
+    """Return how long the audio claims or is guessed to be, for planning only; 0 where that is not known."""
+    try:
+        with _open(source) as file:
+            file.seek(0)
+            with av.open(file, "r", options={"protocol_whitelist": "none"}, metadata_errors="ignore") as container:
+                return max(0.0, (container.duration or 0) / 1_000_000)  # µs
+    except av.FFmpegError:
+        return 0.0  # whoever decodes it says what is wrong
+
+
+def _open(source: bytes | Path | BinaryIO) -> AbstractContextManager[BinaryIO]:
+    if isinstance(source, Path):
+        if not source.is_file():
+            raise FileNotFoundError(f"no audio file at {source}")
+        return source.open("rb")
+    return io.BytesIO(source) if isinstance(source, bytes) else nullcontext(source)
+
+
+def _decode_container(
+    container: InputContainer, head: bytes, max_seconds: float | None
+) -> Iterator[NDArray[np.float32]]:
     if not container.streams.audio:
         raise AudioError("unsupported_audio", "The file holds no audio stream.")
     stream = container.streams.audio[0]
@@ -98,15 +148,17 @@ def _decode_container(container: InputContainer, head: bytes, max_seconds: float
         raise AudioError("unsupported_audio", f"A rate of {rate} samples a second is not one of audio.")
     stream.codec_context.thread_type = "AUTO"
     declared_s = _declared_seconds(container, stream, head)
-    limit = None if max_seconds is None else int(max_seconds * SAMPLE_RATE)
-    blocks: list[NDArray[np.float32]] = []
+    too_long = AudioError("audio_too_long", f"The audio is longer than {max_seconds or 0:g} seconds.")
+    if max_seconds is not None and declared_s > max_seconds:
+        raise too_long
     n_samples = 0
     try:
         for block in _blocks(container, stream):
-            blocks.append(block)
             n_samples += block.size
-            if limit is not None and n_samples > limit:
-                raise AudioError("audio_too_long", f"The audio is longer than {max_seconds:g} seconds.")
+            if max_seconds is not None and n_samples > int(max_seconds * SAMPLE_RATE):
+                raise too_long
+            if block.size:
+                yield block
     except av.FFmpegError as error:
         raise AudioError(
             "damaged_audio",
@@ -122,7 +174,6 @@ def _decode_container(container: InputContainer, head: bytes, max_seconds: float
             raise AudioError("damaged_audio", message)
         message = f"The audio is cut off: its header declares {declared_s:.2f} s, it holds {seconds:.2f} s."
         raise AudioError("truncated_audio", message)
-    return np.concatenate(blocks)
 
 
 def _blocks(container: InputContainer, stream: AudioStream) -> Iterator[NDArray[np.float32]]:

@@ -1,64 +1,63 @@
-"""From audio of any length to a transcript: windows cut at quiet places, silence left out, pieces put together.
+"""From audio of any length to a transcript: windows are decoded, doubtful ones again, and put together.
 
 Plain functions around an engine. The service sends the windows through its scheduler; training and the command line
-call `transcribe`, which sends them to the engine directly. Where speech is, beyond plain silence, is not judged here.
+call `transcribe` and `transcribe_many`, which send them to the engine directly. Where to cut is `speech.windows`', and
+what to believe `speech.guard`'s business.
 """
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from speech import vad
 from speech.audio import SAMPLE_RATE
-from speech.context import MAX_POSITIONS
-from speech.engine import DecodingResult, Engine, EngineError, Window, Word
-from speech.features import N_SAMPLES
+from speech.engine import MAX_PROMPT_TOKENS, DecodingOptions, DecodingResult, Engine, EngineError, Window, Word
+from speech.guard import Flag, Guard, best, flags, is_spoken, next_attempt
 from speech.tokens import Task
+from speech.windows import Slice, cut_stream
 
-SEARCH = 6 * SAMPLE_RATE  # a window ends at the quietest place of its last six seconds
-FRAME = SAMPLE_RATE // 50  # 20 ms
+Audio = NDArray[np.float32]  # 16 kHz mono, shape (n_samples,)
 
-ENOUGH = 10 * SAMPLE_RATE
-"""Where context is elastic, a window ends at the first pause after so much: attention's cost grows with the square of
-the length, so three windows of 10 s cost less than one of 30 s, and they batch better (benchmarks/windows.py)."""
+WINDOWS_AT_ONCE = 64
+"""So many windows are decoded, and in memory, together."""
 
-PAUSE = SAMPLE_RATE // 5  # quiet for so long is between words
-SILENCE = SAMPLE_RATE  # silent for so long at a window's end is left out
-KEPT = 3 * SAMPLE_RATE // 10  # of such a silence, on each side of what is said
-QUIET = 0.02
-"""A pause is 34 dB below the loud parts (the 95th percentile of the levels), or below `SILENCE_DBFS`."""
+UNSPACED = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
+"""Languages that write no blank between words, as openai/whisper has them."""
 
-SILENCE_DBFS = -60.0
-"""Audio whose loudest 20 ms stay below is silence: speech recorded at the lowest usual gain reaches -45."""
+SENTENCE_END = tuple(".?!…。？！")
+CLOSING = "\"'”’»)]」』"
+LONG_PAUSE_S = 1.0  # ends a segment as a full stop does
 
-NO_SPEECH_THRESHOLD = 0.6
-LOGPROB_THRESHOLD = -1.0
-"""openai/whisper's rule: no speech if that is probable and the text that came out is not."""
-
-COMPRESSION_RATIO_THRESHOLD = 2.4
-"""openai/whisper's: a text that shrinks more is a loop."""
-
-
-Flag = Literal["loop", "low_logprob", "implausible_rate", "outside_speech"]
-"""Why a segment's text may be wrong: it repeats itself, the model does not believe it, nobody speaks so fast, or
-nobody speaks there."""
+RESET_TEMPERATURE = 0.5
+"""What was decoded at a higher temperature is no previous text for the next window: openai/whisper's rule."""
 
 
 @dataclass(frozen=True)
-class Slice:
-    """A window's place in the audio, in samples."""
+class Options:
+    """What is wanted of a piece of audio."""
 
-    start: int
-    end: int
-    silent: bool
+    language: str | None = None  # a code of the model's; None: that of the first window with speech
+    languages: tuple[str, ...] = ()  # codes to choose from where it is detected; empty: all
+    task: Task = "transcribe"
+    prompt: tuple[int, ...] = ()  # text tokens, for every window: their spelling is imitated
+    condition_on_previous_text: bool = False  # also tell each window what was said before it
+    word_timestamps: bool = False  # words with their times, and segments that are sentences
+    token_logprobs: bool = False
+    beam_size: int = 1
+    temperature: float = 0.0  # 0: greedily, and less so for doubtful windows; above: sampled, once
+    vad: bool = True  # leave out what is no speech by Silero's detector; False: only what is silent
+    guard: Guard = "redecode"
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of the transcript, in openai/whisper's names; times in seconds."""
+    """A stretch of the transcript, in openai/whisper's names; times in seconds.
+
+    The measurements and flags but the last two are the window's, as in openai/whisper.
+    """
 
     id: int
     start: float
@@ -69,6 +68,7 @@ class Segment:
     compression_ratio: float
     tokens: tuple[int, ...]
     token_logprobs: tuple[float, ...] | None = None  # one a token, where they were asked for
+    seek: int = 0  # where its window begins, in frames of 10 ms
     temperature: float = 0.0
     flags: tuple[Flag, ...] = ()  # why the text may be wrong
     words: tuple[Word, ...] | None = None  # where they were asked for
@@ -84,163 +84,217 @@ class Transcription:
     segments: tuple[Segment, ...]
     no_speech: bool = False  # nobody speaks
     language_probabilities: Mapping[str, float] | None = None  # where it was detected
+    dropped: tuple[Segment, ...] = ()  # doubtful ones that were left out, with guard "drop"
+
+    @property
+    def words(self) -> list[Word]:
+        """All words; empty where they were not asked for."""
+        return [word for segment in self.segments for word in segment.words or ()]
 
 
-def cut(audio: NDArray[np.float32], *, elastic: bool = False) -> list[Slice]:
-    """Cut audio into slices of at most 30 s, and mark the silent ones; together they are the whole audio.
+@dataclass(frozen=True)
+class Added:
+    """What one more window added to a transcript."""
+
+    seconds: float  # of audio that are done
+    text: str  # to be appended as it is
+    segments: tuple[Segment, ...]
+
+
+OnAdded = Callable[[Added], None]
+
+
+def ignore(_added: Added) -> None:
+    """Tell nobody."""
+
+
+def window_of(audio: Audio, options: Options, said: Sequence[int] = ()) -> Window:
+    """Return what to decode for a slice.
 
     Args:
-        audio: 16 kHz mono, shape (n_samples,).
-        elastic: whether a short window costs less than a long one. If so, windows end at the first pause after
-            `ENOUGH`, and long silences between and around them are slices of their own. If not, they are as long as
-            can be, and end at the quietest place of their last `SEARCH`.
+        audio: the slice's.
+        options: of the piece of audio.
+        said: tokens of what was said before.
     """
-    pauses = deque(_pauses(audio) if elastic and audio.size else [])
-    slices: list[Slice] = []
-    start = 0
-    while start < audio.size:
-        while pauses and pauses[0].end <= start:
-            pauses.popleft()
-        end = _silence_end(pauses, start, audio.size) or _window_end(audio, pauses, start)
-        slices.append(Slice(start, end, is_silent(audio[start:end])))
-        start = end
-    return slices
-
-
-class _Pause(NamedTuple):
-    """A quiet stretch, in samples."""
-
-    begin: int
-    end: int
-    silent: bool  # long and quiet enough to be left out
-
-
-def _silence_end(pauses: Iterable[_Pause], start: int, size: int) -> int | None:
-    """Return where the silence at `start` ends, less what is kept of it; None if there is none."""
-    pause = next(iter(pauses), None)
-    if pause is None or not pause.silent or pause.begin > start:
-        return None
-    end = size if pause.end >= size else pause.end - KEPT
-    return min(end, start + N_SAMPLES) if end > start else None
-
-
-def _window_end(audio: NDArray[np.float32], pauses: Iterable[_Pause], start: int) -> int:
-    """Return where a window that begins at `start` ends best."""
-    latest = start + N_SAMPLES
-    for pause in pauses:
-        place = pause.begin + KEPT if pause.silent else (pause.begin + pause.end) // 2
-        if place > latest:
-            break
-        if (place >= start + ENOUGH and pause.end < audio.size) or (pause.silent and pause.end >= audio.size):
-            return max(place, start + 1)
-    if audio.size <= latest:
-        return audio.size
-    search = latest - SEARCH
-    levels = _levels(audio[search:latest])
-    # 100 ms of quiet rather than one frame between two glottal pulses.
-    smooth = np.convolve(np.pad(levels, 2, mode="edge"), np.ones(5) / 5, mode="valid")
-    return search + int(smooth.argmin()) * FRAME + FRAME // 2
-
-
-def _pauses(audio: NDArray[np.float32]) -> Iterator[_Pause]:
-    """Yield every stretch of at least `PAUSE` that is quiet, beside what is loud in this audio."""
-    levels = _levels(audio)
-    quiet = levels < max(10 ** (SILENCE_DBFS / 20), QUIET * float(np.quantile(levels, 0.95)))
-    edges = np.flatnonzero(np.diff(quiet, prepend=False, append=False)).reshape(-1, 2) * FRAME
-    for begin, end in edges.tolist():
-        if end - begin >= PAUSE:
-            yield _Pause(begin, end, end - begin >= SILENCE and is_silent(audio[begin:end]))
-
-
-def is_silent(audio: NDArray[np.float32]) -> bool:
-    """Say whether the loudest 20 ms stay below `SILENCE_DBFS`."""
-    return bool(_levels(audio).max() < 10 ** (SILENCE_DBFS / 20))
-
-
-def windows(
-    audio: NDArray[np.float32], slices: Sequence[Slice], language: str | None, task: Task
-) -> list[Window | None]:
-    """Return what to decode for each slice; None for a silent one."""
-    return [None if s.silent else Window(audio[s.start : s.end], language, task) for s in slices]
-
-
-def looks_wrong(result: DecodingResult) -> bool:
-    """Say whether a short context may be to blame for an answer: a loop, or words that the model does not believe.
-
-    Such a window is decoded again at 30 s, where a peer would have decoded it in the first place.
-    """
-    return (
-        result.positions < MAX_POSITIONS
-        and not _is_no_speech(result)
-        and (
-            result.finish_reason == "length"
-            or result.compression_ratio > COMPRESSION_RATIO_THRESHOLD
-            or result.avg_logprob < LOGPROB_THRESHOLD
-        )
+    previous = tuple(said) if options.condition_on_previous_text else ()
+    return Window(
+        audio,
+        options.language,
+        options.task,
+        DecodingOptions(
+            beam_size=options.beam_size,
+            token_logprobs=options.token_logprobs,
+            word_timestamps=options.word_timestamps,
+            temperature=options.temperature,
+        ),
+        (*options.prompt, *previous)[-MAX_PROMPT_TOKENS:],
+        languages=options.languages,
     )
 
 
-def at_full_context(window: Window) -> Window:
-    """Return the window as it is decoded again."""
-    return replace(window, full_context=True, features=None)
+def again(window: Window, result: DecodingResult, options: Options) -> Window | None:
+    """Return how to decode a window again after this answer; None to keep it."""
+    if options.guard in {"mark", "keep"} or options.temperature > 0:
+        return None
+    return next_attempt(window, result)
 
 
-def assemble(slices: Sequence[Slice], results: Sequence[DecodingResult | None], language: str | None) -> Transcription:
+def segments_of(place: Slice, result: DecodingResult | None, options: Options) -> list[Segment]:
+    """Return what one window adds to the transcript: a segment, or one a sentence where word times are known.
+
+    Args:
+        place: the window's.
+        result: its answer; None for a silent one.
+        options: of the piece of audio.
+    """
+    if result is None or not is_spoken(result):
+        return []
+    if not result.words:
+        return [_segment(place, result, options, None, result.tokens, result.token_logprobs)]
+    segments, position = [], 0
+    offset = place.start / SAMPLE_RATE
+    for sentence in _sentences(result.words, result.language):
+        size = sum(len(word.tokens) for word in sentence)
+        logprobs = None if result.token_logprobs is None else result.token_logprobs[position : position + size]
+        placed = tuple(replace(word, start=word.start + offset, end=word.end + offset) for word in sentence)
+        tokens = tuple(token for word in sentence for token in word.tokens)
+        segments.append(_segment(place, result, options, placed, tokens, logprobs))
+        position += size
+    return [segment for segment in segments if segment.text]
+
+
+def _segment(
+    place: Slice,
+    result: DecodingResult,
+    options: Options,
+    words: tuple[Word, ...] | None,
+    tokens: tuple[int, ...],
+    token_logprobs: tuple[float, ...] | None,
+) -> Segment:
+    return Segment(
+        id=0,
+        start=words[0].start if words else place.start / SAMPLE_RATE,
+        end=words[-1].end if words else place.end / SAMPLE_RATE,
+        text="".join(word.word for word in words).strip() if words else result.text,
+        avg_logprob=result.avg_logprob,
+        no_speech_prob=result.no_speech_prob,
+        compression_ratio=result.compression_ratio,
+        tokens=tokens,
+        token_logprobs=token_logprobs,
+        seek=100 * place.start // SAMPLE_RATE,
+        temperature=result.temperature,
+        flags=() if options.guard == "keep" else flags(result, words, place),
+        words=words,
+    )
+
+
+def _sentences(words: Sequence[Word], language: str) -> Iterator[list[Word]]:
+    """Split words after the end of a sentence, and at long pauses."""
+    sentence: list[Word] = []
+    for word in words:
+        if sentence:
+            ended = sentence[-1].word.rstrip().rstrip(CLOSING).endswith(SENTENCE_END)
+            # "3.14" and "e.g." are one word to Whisper or begin without a blank.
+            begins = word.word.startswith(" ") or language in UNSPACED
+            if begins and (ended or word.start - sentence[-1].end >= LONG_PAUSE_S):
+                yield sentence
+                sentence = []
+        sentence.append(word)
+    if sentence:
+        yield sentence
+
+
+class Assembly:
+    """Puts a transcript together, window after window."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._segments: list[Segment] = []
+        self._text = ""
+        self._dropped: list[Segment] = []
+        self._samples: dict[str, int] = {}  # in which language how much was said
+        self._end = 0
+        self._probabilities: Mapping[str, float] | None = None
+        self.said: list[int] = []  # tokens, for the next window; no more than are used
+
+    def add(self, place: Slice, result: DecodingResult | None) -> Added:
+        """Take the next window's answer, None for a silent one, and return what it adds."""
+        self._end = place.end
+        segments = segments_of(place, result, self._options)
+        if self._options.guard == "drop":
+            self._dropped += [segment for segment in segments if segment.flags]
+            segments = [segment for segment in segments if not segment.flags]
+        if result is not None:
+            if self._probabilities is None:
+                self._probabilities = result.language_probabilities
+            if is_spoken(result):
+                self._samples[result.language] = self._samples.get(result.language, 0) + place.end - place.start
+            if result.temperature > RESET_TEMPERATURE:
+                self.said.clear()
+        new = tuple(replace(segment, id=len(self._segments) + i) for i, segment in enumerate(segments))
+        self._segments += new
+        self.said = [*self.said, *(token for segment in new for token in segment.tokens)][-MAX_PROMPT_TOKENS:]
+        blank = "" if result is None or result.language in UNSPACED else " "
+        text = blank.join(segment.text for segment in new)
+        if self._text and text:
+            text = blank + text
+        self._text += text
+        return Added(place.end / SAMPLE_RATE, text, new)
+
+    def whole(self) -> Transcription:
+        """Return the transcript of all that was added."""
+        language = self._options.language or max(self._samples, key=lambda code: self._samples[code], default=None)
+        return Transcription(
+            text=self._text,
+            language=language,
+            duration=self._end / SAMPLE_RATE,
+            segments=tuple(self._segments),
+            no_speech=not self._samples,
+            language_probabilities=self._probabilities,
+            dropped=tuple(self._dropped),
+        )
+
+
+def assemble(slices: Sequence[Slice], results: Sequence[DecodingResult | None], options: Options) -> Transcription:
     """Put the windows' results together.
 
     Args:
         slices: of the whole audio, in order.
         results: one a slice; None for a silent one.
-        language: as asked for; None takes the one in which most was said.
+        options: of the piece of audio.
     """
-    spoken = [
-        (place, result)
-        for place, result in zip(slices, results, strict=True)
-        if result is not None and is_spoken(result)
-    ]
-    segments = tuple(
-        Segment(
-            id=i,
-            start=place.start / SAMPLE_RATE,
-            end=place.end / SAMPLE_RATE,
-            text=result.text,
-            avg_logprob=result.avg_logprob,
-            no_speech_prob=result.no_speech_prob,
-            compression_ratio=result.compression_ratio,
-            tokens=result.tokens,
-            token_logprobs=result.token_logprobs,
-        )
-        for i, (place, result) in enumerate(spoken)
-    )
-    samples: dict[str, int] = {}
-    for place, result in spoken:
-        samples[result.language] = samples.get(result.language, 0) + place.end - place.start
-    return Transcription(
-        text=" ".join(segment.text for segment in segments),
-        language=language or max(samples, key=lambda code: samples[code], default=None),
-        duration=slices[-1].end / SAMPLE_RATE if slices else 0.0,
-        segments=segments,
-    )
+    assembly = Assembly(options)
+    for place, result in zip(slices, results, strict=True):
+        assembly.add(place, result)
+    return assembly.whole()
 
 
 def transcribe(
-    engine: Engine, audio: NDArray[np.float32], *, language: str | None = None, task: Task = "transcribe"
+    engine: Engine,
+    audio: Audio | Iterable[Audio],
+    options: Options = Options(),
+    on_added: OnAdded = ignore,
 ) -> Transcription:
     """Transcribe 16 kHz mono audio of any length.
+
+    Args:
+        engine: decodes.
+        audio: all of it, or its blocks in order: then no more than `WINDOWS_AT_ONCE` are in memory.
+        options: what is wanted.
+        on_added: told of each window, in order, as soon as it and those before it are done.
 
     Raises:
         EngineError: a window could not be decoded.
         UnknownLanguageError: the model has no such language.
     """
-    return transcribe_many(engine, [audio], [language], task=task)[0]
+    return transcribe_many(engine, [audio], [options], on_added)[0]
 
 
 def transcribe_many(
     engine: Engine,
-    audios: Sequence[NDArray[np.float32]],
-    languages: Sequence[str | None],
-    *,
-    task: Task = "transcribe",
+    audios: Sequence[Audio | Iterable[Audio]],
+    options: Sequence[Options],
+    on_added: OnAdded = ignore,
 ) -> list[Transcription]:
     """Transcribe several pieces of audio, their windows batched together; each as `transcribe` would alone.
 
@@ -248,58 +302,94 @@ def transcribe_many(
         EngineError: a window could not be decoded.
         UnknownLanguageError: the model has no such language.
     """
-    codes = [None if language is None else engine.tokenizer.language_code(language) for language in languages]
-    slices = [cut(audio, elastic=engine.context.elastic) for audio in audios]
-    waiting = {
-        (piece, i): window
-        for piece, (audio, places, code) in enumerate(zip(audios, slices, codes, strict=True))
-        for i, window in enumerate(windows(audio, places, code, task))
-        if window is not None
-    }
-    # One language a piece: where none is given, the first window that is not silent decides for the others.
-    first: dict[int, int] = {}
-    for piece, i in waiting:
-        first.setdefault(piece, i)
-    early = [(piece, i) for piece, i in waiting if codes[piece] is not None or i == first[piece]]
-    results = _decode(engine, {place: waiting.pop(place) for place in early})
-    for (piece, i), window in waiting.items():
-        waiting[piece, i] = replace(window, language=results[piece, first[piece]].language)
-    results |= _decode(engine, waiting)
-    return [
-        assemble(places, [results.get((piece, i)) for i in range(len(places))], codes[piece])
-        for piece, places in enumerate(slices)
-    ]
+    with ExitStack() as opened:
+        pieces = [
+            _Piece(engine, audio, _with_codes(engine, wanted), opened)
+            for audio, wanted in zip(audios, options, strict=True)
+        ]
+        while pending := [piece for piece in pieces if piece.next is not None]:
+            taken: list[tuple[_Piece, list[tuple[Slice, Window | None]]]] = []
+            room = WINDOWS_AT_ONCE
+            for piece in pending:
+                taken.append((piece, piece.take(room)))
+                room -= sum(window is not None for _, window in taken[-1][1])
+                if room <= 0:
+                    break
+            to_decode = [
+                (window, piece.options) for piece, places in taken for _, window in places if window is not None
+            ]
+            results = iter(_decode(engine, to_decode))
+            for piece, places in taken:
+                for place, window in places:
+                    result = None if window is None else next(results)
+                    on_added(piece.add(place, result))
+        return [piece.assembly.whole() for piece in pieces]
 
 
-Place = tuple[int, int]  # which piece of audio, which slice of it
+class _Piece:
+    """One piece of audio on its way: what is cut of it, and what was said so far."""
+
+    def __init__(self, engine: Engine, audio: Audio | Iterable[Audio], options: Options, opened: ExitStack) -> None:
+        self._given = options
+        self.options = options  # with the language, once it is known
+        self.assembly = Assembly(options)
+        self._opened = opened.enter_context(ExitStack())
+        detector = self._opened.enter_context(vad.listen_if(options.vad))
+        blocks = [audio] if isinstance(audio, np.ndarray) else audio
+        self._cuts = cut_stream(blocks, elastic=engine.context.elastic, detector=detector)
+        self.next: tuple[Slice, Audio] | None = None
+        self._advance()
+
+    def take(self, room: int) -> list[tuple[Slice, Window | None]]:
+        """Return the next places with what is to be decoded for them, at most `room` windows.
+
+        One window only, where the next depends on its answer.
+        """
+        taken: list[tuple[Slice, Window | None]] = []
+        while room > 0 and self.next is not None:
+            place, audio = self.next
+            self._advance()
+            window = None if place.silent else window_of(audio, self.options, self.assembly.said)
+            taken.append((place, window))
+            if window is not None:
+                room -= 1
+                if window.language is None or self.options.condition_on_previous_text:
+                    break
+        return taken
+
+    def add(self, place: Slice, result: DecodingResult | None) -> Added:
+        # One language a piece: where none is given, the first window that is not silent decides for the others.
+        if result is not None and self.options.language is None:
+            self.options = replace(self.options, language=result.language)
+        return self.assembly.add(place, result)
+
+    def _advance(self) -> None:
+        self.next = next(self._cuts, None)
+        if self.next is None:
+            self._opened.close()  # the next piece takes its voice detector
 
 
-def _decode(engine: Engine, to_decode: dict[Place, Window]) -> dict[Place, DecodingResult]:
-    results = _decode_once(engine, to_decode)
-    again = {place: at_full_context(to_decode[place]) for place, result in results.items() if looks_wrong(result)}
-    return results | _decode_once(engine, again)
+def _with_codes(engine: Engine, options: Options) -> Options:
+    code = engine.tokenizer.language_code
+    return replace(
+        options,
+        language=None if options.language is None else code(options.language),
+        languages=tuple(map(code, options.languages)),
+    )
 
 
-def _decode_once(engine: Engine, to_decode: dict[Place, Window]) -> dict[Place, DecodingResult]:
-    results = {}
-    for place, result in zip(to_decode, engine.transcribe(list(to_decode.values())), strict=True):
-        if isinstance(result, EngineError):
-            raise result
-        results[place] = result
-    return results
-
-
-def _levels(audio: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the RMS of each 20 ms, shape (ceil(n_samples / 320),)."""
-    padded = np.pad(audio, (0, -audio.size % FRAME))
-    frames = padded.reshape(-1, FRAME).astype(np.float64)
-    return np.asarray(np.sqrt((frames**2).mean(axis=1)))
-
-
-def is_spoken(result: DecodingResult) -> bool:
-    """Say whether an answer is part of the transcript."""
-    return bool(result.text) and not _is_no_speech(result)
-
-
-def _is_no_speech(result: DecodingResult) -> bool:
-    return result.no_speech_prob > NO_SPEECH_THRESHOLD and result.avg_logprob < LOGPROB_THRESHOLD
+def _decode(engine: Engine, windows: Sequence[tuple[Window, Options]]) -> list[DecodingResult]:
+    """Decode windows, and again those whose answer is doubtful, until it is not or nothing is left to try."""
+    tried: list[list[DecodingResult]] = [[] for _ in windows]
+    to_decode = {i: window for i, (window, _) in enumerate(windows)}
+    while to_decode:
+        answers = engine.transcribe(list(to_decode.values()))
+        following = {}
+        for (i, window), answer in zip(to_decode.items(), answers, strict=True):
+            if isinstance(answer, EngineError):
+                raise answer
+            tried[i].append(answer)
+            if (next_window := again(window, answer, windows[i][1])) is not None:
+                following[i] = next_window
+        to_decode = following
+    return [best(results) for results in tried]

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from speech.engine import Engine
 from speech.scores import Errors, Interval, character_errors, corpus_rate, rate_interval, word_errors
 from speech.text import normalize
-from speech.transcribe import transcribe_many
+from speech.transcribe import Options, transcribe_many
 from training.data.manifest import Utterance, load_audio
 
 CLIPS_AT_ONCE = 32
@@ -72,7 +72,7 @@ def transcribe_utterances(
     for start in range(0, len(by_length), CLIPS_AT_ONCE):
         chunk = by_length[start : start + CLIPS_AT_ONCE]
         audios = [load_audio(utterance, audio_root) for utterance in chunk]
-        transcriptions = transcribe_many(engine, audios, [utterance.language for utterance in chunk])
+        transcriptions = transcribe_many(engine, audios, [Options(language=one.language) for one in chunk])
         for utterance, transcription in zip(chunk, transcriptions, strict=True):
             hypotheses[utterance.id] = Hypothesis(
                 id=utterance.id,

@@ -12,7 +12,9 @@ from speech.audio import decode_audio
 from speech.context import FRAMES_PER_POSITION, ElasticContext
 from speech.engine import Engine, Window, load_engine
 from speech.engine.tuning import Tuning, load_whisper
-from speech.transcribe import cut, transcribe_many
+from speech.transcribe import Options, transcribe_many
+from speech.vad import listen
+from speech.windows import cut
 
 
 def load(options: Mapping[str, Any]) -> tuple[Transcribe, Mapping[str, Callable[[Mapping[str, Any]], Answer]]]:
@@ -23,7 +25,9 @@ def load(options: Mapping[str, Any]) -> tuple[Transcribe, Mapping[str, Callable[
 
     def transcribe(clips: Sequence[Clip]) -> list[str]:
         audios = [np.asarray(clip.audio) for clip in clips]
-        return [said.text for said in transcribe_many(engine, audios, [clip.language for clip in clips])]
+        return [
+            said.text for said in transcribe_many(engine, audios, [Options(language=clip.language) for clip in clips])
+        ]
 
     return transcribe, {
         "encode": lambda request: _encode(
@@ -56,9 +60,9 @@ def _frontend(engine: Engine, files: Sequence[Sequence[str]]) -> Answer:
         encoded = Path(path).read_bytes()
         start = time.perf_counter()
         audio = decode_audio(encoded)
-        windows = [
-            Window(audio[place.start : place.end], language) for place in cut(audio, elastic=engine.context.elastic)
-        ]
+        with listen() as detector:
+            places = cut(audio, elastic=engine.context.elastic, detector=detector)
+        windows = [Window(audio[place.start : place.end], language) for place in places]
         decoded = time.perf_counter()
         windows = [engine.prepare(window) for window in windows]
         prepared = time.perf_counter()

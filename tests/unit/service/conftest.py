@@ -156,7 +156,8 @@ def make_app(engine: EchoEngine) -> Callable[..., FastAPI]:
             context=Context(elastic=echo.context.elastic, margin=0),
             loaded_at=datetime.now(UTC),
         )
-        return create_app(Settings(**settings), load=lambda _settings: Model(echo, version))
+        # The voice detector is right about tones: nobody speaks.
+        return create_app(Settings(**{"vad": False} | settings), load=lambda _settings: Model(echo, version))
 
     return make
 

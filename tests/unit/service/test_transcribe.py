@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from speech.audio import SAMPLE_RATE, decode_audio
-from speech.transcribe import cut
+from speech.windows import cut
 
 pytestmark = pytest.mark.anyio
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from speech.audio import SAMPLE_RATE, AudioError, decode_audio
+from speech.audio import SAMPLE_RATE, AudioError, declared_seconds, decode_audio, stream_audio
 
 CODES = {"empty_audio", "unsupported_audio", "truncated_audio", "damaged_audio", "audio_too_long"}
 SECONDS = 2.0
@@ -341,7 +341,7 @@ def test_audio_beyond_the_limit_is_refused(make):
 
 def test_the_limit_is_enforced_while_decoding(encode_audio, monkeypatch):
     """Minutes of silence in a few kilobytes are given up at the limit, not at the end."""
-    bomb = encode_audio(np.zeros(300 * SAMPLE_RATE, np.float32), "flac", "flac", sample_format="s16")
+    bomb = encode_audio(np.zeros(300 * SAMPLE_RATE, np.float32), "adts", "aac")
     assert len(bomb) < 100_000
     decoded = []
 
@@ -358,6 +358,45 @@ def test_the_limit_is_enforced_while_decoding(encode_audio, monkeypatch):
     monkeypatch.setattr(av, "AudioResampler", counting)
     assert code_of(bomb, max_seconds=3.0) == "audio_too_long"
     assert 3 * SAMPLE_RATE < sum(decoded) < 4 * SAMPLE_RATE
+
+
+def test_a_declared_length_beyond_the_limit_is_refused_at_once(encode_audio, monkeypatch):
+    """A header that promises hours costs nothing."""
+    film = encode_audio(np.zeros(300 * SAMPLE_RATE, np.float32), "flac", "flac", sample_format="s16")
+    monkeypatch.setattr(av, "AudioResampler", None)
+    assert code_of(film, max_seconds=299) == "audio_too_long"
+
+
+def test_audio_is_read_no_further_than_it_is_asked_for(make, tmp_path):
+    """The first tenth of a second of a long file costs a tenth of a second's memory, from bytes, path or open file."""
+    path = tmp_path / "clip.flac"
+    path.write_bytes(make("flac"))
+    whole = decode_audio(path)
+    with path.open("rb") as file:
+        for source in (path, path.read_bytes(), file):
+            blocks = stream_audio(source)
+            assert 0 < next(blocks).size < SAMPLE_RATE
+            blocks.close()
+            assert np.array_equal(np.concatenate(list(stream_audio(source))), whole)
+        assert not file.closed
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.7])
+def test_what_was_heard_before_the_damage_is_there(make, kept):
+    """A recording that is cut off gives its samples first and its error then, so that a caller may keep them."""
+    encoded = make("wav-16")
+    blocks = stream_audio(encoded[: int(kept * len(encoded))])
+    heard = []
+    with pytest.raises(AudioError) as raised:
+        heard.extend(blocks)
+    assert raised.value.code == "truncated_audio"
+    assert sum(block.size for block in heard) / SAMPLE_RATE == pytest.approx(kept * SECONDS, abs=0.15)
+
+
+def test_the_declared_length_is_for_planning(make):
+    """It is there before anything is decoded, and zero where nothing can be known."""
+    assert declared_seconds(make("flac")) == pytest.approx(SECONDS, abs=0.1)
+    assert declared_seconds(b"no audio") == 0.0
 
 
 @pytest.fixture
