@@ -13,7 +13,7 @@ import anyio
 from fastapi import FastAPI
 
 from registry import RegistryError
-from service import openai_api, routes
+from service import decoder, openai_api, routes
 from service.errors import add_exception_handlers
 from service.loading import CLIP_SAMPLES, Model, Untuned, load_model, warm_up
 from service.lookup import reason
@@ -49,6 +49,7 @@ def create_app(settings: Settings | None = None, *, load: Callable[[Settings], M
             await loading
         if isinstance(app.state.model, Loaded):
             await app.state.model.scheduler.close()
+        await asyncio.to_thread(decoder.close_idle)
 
     # Slashes are not redirected: the address would be made of the caller's Host header.
     app = FastAPI(title="Whisperloop", lifespan=lifespan, redoc_url=None, redirect_slashes=False)
@@ -93,6 +94,7 @@ def _serve(app: FastAPI, settings: Settings, model: Model) -> Untuned | None:
     )
     app.state.model = Loaded(model.version, scheduler, model.engine.tokenizer.language_code)
     logger.info("ready: %s with %s", model.version.ref, model.version.engine)
+    asyncio.get_running_loop().run_in_executor(None, decoder.start)  # the first file need not wait for it
     return model.untuned
 
 

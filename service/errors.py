@@ -25,6 +25,7 @@ AUDIO_STATUS = {
     "unsupported_audio": 415,
     "truncated_audio": 422,
     "damaged_audio": 422,
+    "undecodable_audio": 422,
     "audio_too_long": 413,
 }
 HTTP_CODES = {

@@ -12,11 +12,12 @@ from typing import BinaryIO, TypeVar
 
 import anyio.to_thread
 
+from service.decoder import decoding
 from service.metrics import Metrics
 from service.scheduler import Scheduler
 from service.turns import Job
 from speech import vad
-from speech.audio import SAMPLE_RATE, AudioError, declared_seconds, stream_audio, until_damage
+from speech.audio import SAMPLE_RATE, AudioError, until_damage
 from speech.engine import DecodingResult, Engine, Window
 from speech.guard import best
 from speech.transcribe import Assembly, OnAdded, Options, Transcription, again, ignore, window_of
@@ -74,8 +75,9 @@ async def transcribe(
         OverloadedError: there is too much to do already.
         EngineError: a window could not be decoded.
     """
+    declared: list[float] = []
     faults: list[AudioError] = []
-    reader = _read(file, options, means, faults.append)
+    reader = _read(file, options, means, declared, faults)
     assembly = Assembly(options)
     pending: deque[tuple[Slice, asyncio.Task[DecodingResult] | None]] = deque()
 
@@ -90,9 +92,8 @@ async def transcribe(
             on_added(assembly.add(place, result))
 
     try:
-        first = await _in_thread(means, lambda: (declared_seconds(file), next(reader, None)))
-        with means.scheduler.admit(min(first[0], means.max_seconds)) as job:
-            cut = first[1]
+        cut = await _in_thread(means, lambda: next(reader, None))
+        with means.scheduler.admit(min(declared[0], means.max_seconds)) as job:
             while cut is not None:
                 place, window = cut
                 task = None
@@ -118,7 +119,7 @@ async def transcribe(
 
 async def first_result(file: BinaryIO, options: Options, means: Means) -> DecodingResult | None:
     """Decode the first window in which somebody speaks; None if nobody does. Errors are those of `transcribe`."""
-    reader = _read(file, options, means, lambda _: None)
+    reader = _read(file, options, means, [], [])
     window: Window | None = None
     try:
         while window is None and (cut := await _in_thread(means, lambda: next(reader, None))) is not None:
@@ -132,14 +133,23 @@ async def first_result(file: BinaryIO, options: Options, means: Means) -> Decodi
 
 
 def _read(
-    file: BinaryIO, options: Options, means: Means, on_fault: Callable[[AudioError], None]
+    file: BinaryIO, options: Options, means: Means, declared: list[float], faults: list[AudioError]
 ) -> Generator[Cut, None, None]:
-    """Decode and cut; run on threads, a window at a time."""
+    """Decode and cut; run on threads, a window at a time.
+
+    Args:
+        file: to be read.
+        options: of the file.
+        means: to read it with.
+        declared: gets the file's length in seconds, as its header has it, before the first window is out.
+        faults: gets why the rest of the file is missing, if it is.
+    """
     engine: Engine = means.scheduler.engine
-    blocks = until_damage(stream_audio(file, max_seconds=means.max_seconds), on_fault)
     n_prepared = 0
-    with vad.listen_if(options.vad and means.vad) as detector:
-        for place, audio in cut_stream(blocks, elastic=engine.context.elastic, detector=detector):
+    with decoding(file, means.max_seconds) as (seconds, blocks), vad.listen_if(options.vad and means.vad) as detector:
+        declared.append(seconds)
+        heard = until_damage(blocks, faults.append)
+        for place, audio in cut_stream(heard, elastic=engine.context.elastic, detector=detector):
             window = None if place.silent else window_of(audio, options)
             if window is not None and n_prepared < PREPARED:
                 # Here, while the engine is busy with others.

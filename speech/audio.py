@@ -37,7 +37,8 @@ class AudioError(Exception):
     """The audio cannot be used.
 
     Attributes:
-        code: `empty_audio`, `unsupported_audio`, `truncated_audio`, `damaged_audio` or `audio_too_long`.
+        code: `empty_audio`, `unsupported_audio`, `truncated_audio`, `damaged_audio` or `audio_too_long`; from a
+            decoder in a process of its own also `undecodable_audio`.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -111,7 +112,7 @@ def until_damage(
             heard = True
             yield block
     except AudioError as error:
-        if not heard or error.code not in {"truncated_audio", "damaged_audio"}:
+        if not heard or error.code not in {"truncated_audio", "damaged_audio", "undecodable_audio"}:
             raise
         on_fault(error)
 
