@@ -40,12 +40,13 @@ test-unit: $(READY) ## No weights, no network, a minute.
 	$(BIN)/python -m pytest -n auto -q tests/unit
 
 test-integration: $(READY) ## The real base model, real speech, a real server.
-	$(BIN)/python -m pytest -q --durations=5 tests/integration
+	$(BIN)/python -m pytest -q --durations=5 -m "not full" tests/integration
 
 bench: $(READY) ## Measure beside the peers (half an hour; the demonstration first, if there is no version yet).
 	$(BIN)/python -m benchmarks run
 
-test-full: test demo ## Everything, the demonstration included.
+test-full: test demo ## Everything, what takes minutes and the demonstration included.
+	$(BIN)/python -m pytest -q -s --durations=5 -m full tests/integration
 
 requirements: $(READY) ## Pin what is installed now, without addresses; GPU wheels only where they exist.
 	$(BIN)/pip freeze --exclude-editable | sed -E \
