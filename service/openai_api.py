@@ -1,6 +1,6 @@
 """OpenAI's audio API, so that programs written for `whisper-1` run against this server with another base URL.
 
-The forms are `service.openai_form`'s, subtitles `service.formats`'. What this server has beyond it is at /transcribe.
+The forms are `service.openai_form`'s, subtitles `speech.subtitles`'. What this server has beyond it is at /transcribe.
 """
 
 import asyncio
@@ -18,14 +18,15 @@ from starlette.datastructures import FormData
 from starlette.types import Receive, Scope, Send
 
 from service.errors import ApiError, answer_to, detail_of
-from service.formats import to_srt, to_vtt
 from service.openai_form import Asked, read_transcription, read_translation
 from service.routes import ERRORS, facts, loaded, means, unless_disconnected
 from service.state import Loaded
 from service.transcribe import Wanted, transcribe
 from service.upload import open_form
 from speech.engine import MAX_PROMPT_TOKENS, DecodingOptions, DecodingResult
+from speech.formats import to_srt, to_vtt
 from speech.languages import LANGUAGES
+from speech.subtitles import lay_out
 from speech.tokens import Task, WhisperTokenizer
 from speech.transcribe import Transcription, is_spoken
 
@@ -132,9 +133,9 @@ def _formatted(
         case "text":
             return PlainTextResponse(result.text + "\n", headers=headers)
         case "srt":
-            return PlainTextResponse(to_srt(result.segments), headers=headers)
+            return PlainTextResponse(to_srt(lay_out(result.segments)), headers=headers)
         case "vtt":
-            return PlainTextResponse(to_vtt(result.segments), headers=headers, media_type="text/vtt")
+            return PlainTextResponse(to_vtt(lay_out(result.segments)), headers=headers, media_type="text/vtt")
         case "verbose_json":
             body = _verbose(task, result)
         case "json":
