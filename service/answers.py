@@ -12,10 +12,11 @@ from starlette.types import Receive, Scope, Send
 
 from service import schemas
 from service.errors import answer_to, detail_of
-from service.formats import to_srt, to_tsv, to_vtt
 from service.openai_form import Asked
 from service.request import facts, unless_disconnected
 from service.transcribe import Answer, Means, transcribe
+from speech.formats import to_srt, to_tsv, to_vtt
+from speech.subtitles import lay_out
 from speech.tokens import WhisperTokenizer
 from speech.transcribe import Added, Options, Segment, Transcription
 
@@ -38,9 +39,11 @@ def plain(asked: Asked, result: Transcription, headers: dict[str, str]) -> Respo
         case "text":
             return PlainTextResponse(result.text + "\n", headers=headers)
         case "srt":
-            return PlainTextResponse(to_srt(result.segments), headers=headers)
+            return PlainTextResponse(to_srt(lay_out(result.segments, asked.layout)), headers=headers)
         case "vtt":
-            return PlainTextResponse(to_vtt(result.segments), headers=headers, media_type="text/vtt")
+            return PlainTextResponse(
+                to_vtt(lay_out(result.segments, asked.layout)), headers=headers, media_type="text/vtt"
+            )
         case "tsv":
             return PlainTextResponse(to_tsv(result.segments), headers=headers, media_type="text/tab-separated-values")
     return None

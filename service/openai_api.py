@@ -1,6 +1,6 @@
 """OpenAI's audio API, so that programs written for `whisper-1` run against this server with another base URL.
 
-The forms are `service.openai_form`'s, subtitles `service.formats`'. What this server has beyond it is at /transcribe.
+The forms are `service.openai_form`'s, subtitles `speech.subtitles`'. What this server has beyond it is at /transcribe.
 """
 
 import math

@@ -15,6 +15,8 @@ from service.forms import File, gather, refusal
 from service.state import Loaded
 from speech.engine import MAX_PROMPT_TOKENS
 from speech.guard import Guard
+from speech.subtitles import DEFAULT as LAYOUT
+from speech.subtitles import Layout
 from speech.tokens import Task
 from speech.transcribe import Options
 
@@ -86,6 +88,14 @@ class TranscribeForm(TranscriptionForm):
         description="Of doubtful segments: decode again and mark what stays doubtful, only mark, drop, or keep.",
     )
     condition_on_previous_text: bool = Field(default=False, description="Tell each window what was said before it.")
+    max_chars_per_line: int = Field(default=LAYOUT.max_chars_per_line, ge=10, le=200, description="Of subtitles.")
+    max_lines: int = Field(default=LAYOUT.max_lines, ge=1, le=10, description="Of a subtitle.")
+    max_chars_per_second: float = Field(
+        default=LAYOUT.max_chars_per_second, ge=5, le=100, description="How fast subtitles are read."
+    )
+    max_duration: float = Field(
+        default=LAYOUT.max_duration, ge=1, le=30, description="Seconds that a subtitle is shown at most."
+    )
 
 
 class DetectForm(BaseModel):
@@ -121,6 +131,19 @@ class Asked:
     def logprobs(self) -> bool:
         """Whether to tell each token's log-probability."""
         return isinstance(self.form, TranscriptionForm) and "logprobs" in self.form.include
+
+    @property
+    def layout(self) -> Layout:
+        """How subtitles are laid out."""
+        form = self.form
+        if not isinstance(form, TranscribeForm):
+            return LAYOUT
+        return Layout(
+            max_chars_per_line=form.max_chars_per_line,
+            max_lines=form.max_lines,
+            max_chars_per_second=form.max_chars_per_second,
+            max_duration=form.max_duration,
+        )
 
     @property
     def granularities(self) -> list[str]:
