@@ -22,7 +22,8 @@ from service.formats import to_srt, to_vtt
 from service.openai_form import Asked, read_transcription, read_translation
 from service.routes import ERRORS, facts, loaded, means, unless_disconnected
 from service.state import Loaded
-from service.transcribe import Wanted, transcribe
+from service.terms import OnTerms, Terms
+from service.transcribe import Means, Wanted, transcribe
 from service.upload import open_form
 from speech.engine import MAX_PROMPT_TOKENS, DecodingOptions, DecodingResult
 from speech.languages import LANGUAGES
@@ -40,15 +41,15 @@ router = APIRouter(prefix="/v1")
 
 
 @router.post("/audio/transcriptions", responses=ERRORS)
-async def create_transcription(request: Request) -> Response:
+async def create_transcription(request: Request, terms: OnTerms) -> Response:
     """Transcribe one file, as OpenAI's API does."""
-    return await _answer(request, read_transcription, "transcribe")
+    return await _answer(request, terms, read_transcription, "transcribe")
 
 
 @router.post("/audio/translations", responses=ERRORS)
-async def create_translation(request: Request) -> Response:
+async def create_translation(request: Request, terms: OnTerms) -> Response:
     """Translate one file into English, as OpenAI's API does."""
-    return await _answer(request, read_translation, "translate")
+    return await _answer(request, terms, read_translation, "translate")
 
 
 @router.get("/models")
@@ -84,9 +85,10 @@ def _check_model(request: Request, model: Loaded, name: str) -> None:
         raise ApiError(404, "model_not_found", message, "model")
 
 
-async def _answer(request: Request, read: Callable[..., Asked], task: Task) -> Response:
+async def _answer(request: Request, terms: Terms, read: Callable[..., Asked], task: Task) -> Response:
     model = loaded(request)
     state = request.app.state
+    served_with = means(request.app, model, terms)
     started = time.perf_counter()
     async with AsyncExitStack() as opened:
         with state.metrics.stage("upload"):
@@ -108,8 +110,8 @@ async def _answer(request: Request, read: Callable[..., Asked], task: Task) -> R
         if asked.warnings:
             headers["X-Whisperloop-Warnings"] = json.dumps(asked.warnings)
         if asked.stream:
-            return await _stream(request, model, opened.pop_all(), asked, wanted, headers)
-        result = await unless_disconnected(request, transcribe(asked.file, wanted, means(request.app, model)))
+            return await _stream(request, served_with, opened.pop_all(), asked, wanted, headers)
+        result = await unless_disconnected(request, transcribe(asked.file, wanted, served_with))
     request.state.facts |= facts(result)
     headers["openai-processing-ms"] = str(round(1000 * (time.perf_counter() - started)))
     return _formatted(asked, task, result, model.scheduler.engine.tokenizer, headers)
@@ -215,15 +217,15 @@ async def _end(working: "asyncio.Task[Transcription]") -> None:
 
 
 async def _stream(
-    request: Request, model: Loaded, opened: AsyncExitStack, asked: Asked, wanted: Wanted, headers: dict[str, str]
+    request: Request, served_with: Means, opened: AsyncExitStack, asked: Asked, wanted: Wanted, headers: dict[str, str]
 ) -> Response:
     """Answer with server-sent events; what fails before the first words fails as everywhere."""
-    tokenizer = model.scheduler.engine.tokenizer
+    tokenizer = served_with.scheduler.engine.tokenizer
     ready: asyncio.Queue[DecodingResult | None] = asyncio.Queue()
 
     async def work() -> Transcription:
         async with opened:  # the upload stays open as long as it is read
-            return await transcribe(asked.file, wanted, means(request.app, model), on_result=ready.put_nowait)
+            return await transcribe(asked.file, wanted, served_with, on_result=ready.put_nowait)
 
     working = asyncio.create_task(work())
     working.add_done_callback(lambda _: ready.put_nowait(None))

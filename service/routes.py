@@ -15,12 +15,13 @@ from service import schemas
 from service.errors import ApiError
 from service.metrics import CONTENT_TYPE
 from service.state import Loaded
+from service.terms import USUAL, OnTerms, Terms
 from service.transcribe import Means, Wanted, transcribe
 from service.upload import OPENAPI, read_upload
 from speech.transcribe import Transcription
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": schemas.Error} for status in (400, 413, 415, 422, 500, 503)
+    status: {"model": schemas.Error} for status in (400, 413, 415, 422, 500, 503, 504)
 }
 NOT_READY: dict[int | str, dict[str, Any]] = {503: {"model": schemas.Error}}
 
@@ -30,7 +31,7 @@ router = APIRouter()
 
 
 @router.post("/transcribe", responses=ERRORS, openapi_extra=OPENAPI)
-async def transcribe_file(request: Request) -> schemas.Transcription:
+async def transcribe_file(request: Request, terms: OnTerms) -> schemas.Transcription:
     """Transcribe one file of any length; silence is an empty text, not an error."""
     model = loaded(request)
     state = request.app.state
@@ -38,7 +39,7 @@ async def transcribe_file(request: Request) -> schemas.Transcription:
         with state.metrics.stage("upload"):
             upload = await opened.enter_async_context(read_upload(request, state.settings.max_upload_bytes))
         language = None if upload.language is None else model.language_code(upload.language)
-        work = transcribe(upload.file, Wanted(language, upload.task), means(request.app, model))
+        work = transcribe(upload.file, Wanted(language, upload.task), means(request.app, model, terms))
         result = await unless_disconnected(request, work)
     request.state.facts |= facts(result)
     return schemas.Transcription(**asdict(result), model=model.version.ref)
@@ -67,6 +68,19 @@ async def version(request: Request) -> schemas.About:
     )
 
 
+@router.get("/v1/queue", responses=NOT_READY)
+async def queue(request: Request) -> schemas.Queue:
+    """Say how much waits in front of a new request, and how long that will take."""
+    scheduler = loaded(request).scheduler
+    return schemas.Queue(
+        speed=scheduler.speed,
+        lanes={
+            lane: schemas.Lane(**asdict(waiting), expected_wait_s=scheduler.expected_wait_s(schemas.TYPICAL_S, lane))
+            for lane, waiting in scheduler.stats().lanes.items()
+        },
+    )
+
+
 @router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Tell operators how it goes, in Prometheus' text format."""
@@ -82,9 +96,11 @@ def _package_version() -> str:
         return "not installed"  # run from a checkout
 
 
-def means(app: FastAPI, model: Loaded) -> Means:
+def means(app: FastAPI, model: Loaded, terms: Terms = USUAL) -> Means:
     """Return what a request is served with."""
-    return Means(model.scheduler, app.state.decode_limiter, app.state.metrics, app.state.settings.max_audio_seconds)
+    max_seconds = app.state.settings.max_audio_seconds
+    limiter = app.state.decode_limiter
+    return Means(model.scheduler, limiter, app.state.metrics, max_seconds, terms.lane, terms.deadline)
 
 
 def facts(result: Transcription) -> dict[str, Any]:

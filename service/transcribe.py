@@ -12,7 +12,7 @@ import anyio.to_thread
 
 from service.metrics import Metrics
 from service.scheduler import Scheduler
-from service.turns import Job
+from service.turns import Job, Lane
 from speech.audio import SAMPLE_RATE, decode_audio
 from speech.engine import GREEDY, DecodingOptions, DecodingResult, Engine, Window
 from speech.tokens import Task
@@ -43,6 +43,9 @@ class Means:
     limiter: anyio.CapacityLimiter  # bounds the files that are decoded at once, to `DECODE_THREADS`
     metrics: Metrics  # told how long decoding the file took
     max_seconds: float  # the longest audio to accept
+    lane: Lane = "interactive"
+    deadline: float | None = None  # when nobody waits for the answer any longer, by the event loop's clock
+    on_admit: Callable[[Job], None] = lambda _: None  # told of the request's place in the queue, when it has one
 
 
 async def transcribe(
@@ -60,6 +63,7 @@ async def transcribe(
         AudioError: the file cannot be used.
         OverloadedError: there is too much to do already.
         EngineError: a window could not be decoded.
+        DeadlineUnreachableError, DeadlineExceededError: there is too little time for it, or was.
     """
     async with means.limiter:
         reading = asyncio.create_task(anyio.to_thread.run_sync(_read_windows, file, wanted, means))
@@ -70,7 +74,7 @@ async def transcribe(
             await asyncio.wait([reading])
             raise
     spoken = [window for window in to_decode if window is not None]
-    answers = iter(await _decode(means.scheduler, spoken, on_result))
+    answers = iter(await _decode(means, spoken, on_result))
     results = [None if window is None else next(answers) for window in to_decode]
     return assemble(slices, results, wanted.language)
 
@@ -90,12 +94,15 @@ def _read_windows(file: BinaryIO, wanted: Wanted, means: Means) -> tuple[list[Sl
 
 
 async def _decode(
-    scheduler: Scheduler, to_decode: Sequence[Window], on_result: Callable[[DecodingResult], None]
+    means: Means, to_decode: Sequence[Window], on_result: Callable[[DecodingResult], None]
 ) -> list[DecodingResult]:
     if not to_decode:
         return []
     results: list[DecodingResult] = []
-    with scheduler.admit(sum(window.audio.size for window in to_decode) / SAMPLE_RATE) as job:
+    scheduler = means.scheduler
+    seconds = sum(window.audio.size for window in to_decode) / SAMPLE_RATE
+    with scheduler.admit(seconds, lane=means.lane, deadline=means.deadline) as job:
+        means.on_admit(job)
         if to_decode[0].language is None:
             # One language a file, as in openai/whisper: else a cough between two sentences is Welsh.
             results.append(await _decode_well(scheduler, job, to_decode[0]))
