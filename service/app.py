@@ -94,7 +94,7 @@ def _serve(app: FastAPI, settings: Settings, model: Model) -> Untuned | None:
     )
     app.state.model = Loaded(model.version, scheduler, model.engine.tokenizer.language_code)
     logger.info("ready: %s with %s", model.version.ref, model.version.engine)
-    asyncio.get_running_loop().run_in_executor(None, decoder.start)  # the first file need not wait for it
+    decoder.start()  # the first file need not wait for it
     return model.untuned
 
 

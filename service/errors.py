@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from service.scheduler import OverloadedError
+from service.scheduler import DeadlineExceededError, DeadlineUnreachableError, OverloadedError
 from service.schemas import Error, ErrorDetail
 from speech.audio import AudioError
 from speech.engine import EngineError
@@ -93,6 +93,8 @@ def add_exception_handlers(app: FastAPI) -> None:
         ApiError,
         AudioError,
         ClientDisconnect,
+        DeadlineExceededError,
+        DeadlineUnreachableError,
         EngineError,
         HTTPException,
         OverloadedError,
@@ -115,15 +117,33 @@ def _foreseen(error: Exception) -> ApiError | None:  # noqa: PLR0911 - one line 
         case UnknownLanguageError():
             return ApiError(400, "unknown_language", str(error), "language")
         case OverloadedError():
-            return ApiError(503, "overloaded", str(error), headers={"Retry-After": str(error.retry_after_s)})
+            return ApiError(503, "overloaded", str(error), headers=_when_to_retry(error))
+        case DeadlineUnreachableError():
+            # Not 429: it is the server that is busy, not the caller. Not 504: nothing was tried.
+            return ApiError(503, "deadline_unreachable", str(error), "X-Deadline-Ms", _when_to_retry(error))
+        case DeadlineExceededError():
+            return ApiError(504, "deadline_exceeded", str(error), "X-Deadline-Ms", {"X-Should-Retry": "false"})
         case EngineError():
             return ApiError(500, "decoding_failed", "A part of this audio could not be decoded; the log says why.")
         case ClientDisconnect():
             return ApiError(499, "client_disconnected", "The client left before the answer was there.")
         case RequestValidationError():
             first = error.errors()[0]
-            return ApiError(400, "invalid_request", first["msg"], str(first["loc"][-1]))
+            where, name = first["loc"][0], str(first["loc"][-1])
+            message = f"The header {name}: {first['msg']}" if where == "header" else first["msg"]
+            return ApiError(400, "invalid_request", message, name)
         case HTTPException():
             code, message = HTTP_CODES.get(error.status_code, ("invalid_request", error.detail))
             return ApiError(error.status_code, code, message, headers=error.headers)
     return None
+
+
+def _when_to_retry(error: OverloadedError | DeadlineUnreachableError) -> dict[str, str]:
+    headers = {}
+    if error.retry_after_s is None:
+        headers["X-Should-Retry"] = "false"  # which OpenAI's clients obey
+    else:
+        headers["Retry-After"] = str(error.retry_after_s)
+    if error.expected_wait_s is not None:
+        headers["X-Whisperloop-Expected-Wait-Ms"] = str(round(1000 * error.expected_wait_s))
+    return headers

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from service.scheduler import Batch, Scheduler
+from service.turns import LANES
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 LATENCY_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -59,10 +60,24 @@ class Metrics:
         self._batches = Histogram(
             "whisperloop_batch_seconds", "What a batch took.", buckets=LATENCY_BUCKETS, registry=self._registry
         )
-        self._waiting = Gauge("whisperloop_queue_windows", "Windows that wait for the engine.", registry=self._registry)
-        self._waiting_s = Gauge(
-            "whisperloop_queue_audio_seconds", "Audio of admitted requests, not decoded yet.", registry=self._registry
+        self._waiting = Gauge(
+            "whisperloop_queue_windows", "Windows that wait for the engine, by lane.", ["lane"], registry=self._registry
         )
+        self._waiting_s = Gauge(
+            "whisperloop_queue_audio_seconds",
+            "Audio of admitted requests, not decoded yet, by lane.",
+            ["lane"],
+            registry=self._registry,
+        )
+        self._errors = Counter(
+            "whisperloop_errors",
+            "Requests that were not answered as asked, by the error's code (overloaded, deadline_exceeded).",
+            ["code"],
+            registry=self._registry,
+        )
+        for lane in LANES:
+            self._waiting.labels(lane)
+            self._waiting_s.labels(lane)
         for stage in ("upload", "decode", "queue", "engine"):
             self._stages.labels(stage)  # there from the first scrape
 
@@ -80,6 +95,10 @@ class Metrics:
         self._requests.labels(path, str(status)).inc()
         self._latency.labels(path).observe(seconds)
 
+    def error(self, code: str) -> None:
+        """Count an error that was answered; `code` is one of ours."""
+        self._errors.labels(code).inc()
+
     def batch(self, batch: Batch) -> None:
         """Count a batch that was decoded."""
         self._stages.labels("queue").inc(batch.waited_s)
@@ -92,7 +111,7 @@ class Metrics:
     def render(self, scheduler: Scheduler | None) -> bytes:
         """Return all of it in Prometheus' text format; the queue is empty while no model is loaded."""
         if scheduler is not None:
-            stats = scheduler.stats()
-            self._waiting.set(stats.waiting_windows)
-            self._waiting_s.set(stats.waiting_s)
+            for lane, waiting in scheduler.stats().lanes.items():
+                self._waiting.labels(lane).set(waiting.windows)
+                self._waiting_s.labels(lane).set(waiting.audio_s)
         return generate_latest(self._registry)

@@ -27,6 +27,7 @@ from service.openai_form import (
 from service.request import facts, loaded, means, unless_disconnected
 from service.routes import ERRORS
 from service.state import Loaded
+from service.terms import OnTerms, Terms
 from service.transcribe import Answer, transcribe
 from service.upload import open_form
 from speech.languages import LANGUAGES
@@ -40,15 +41,15 @@ router = APIRouter(prefix="/v1")
 
 
 @router.post("/audio/transcriptions", responses=ERRORS, openapi_extra=form_schema(TranscriptionForm))
-async def create_transcription(request: Request) -> Response:
+async def create_transcription(request: Request, terms: OnTerms) -> Response:
     """Transcribe one file, as OpenAI's API does."""
-    return await _answer(request, read_transcription, "transcribe")
+    return await _answer(request, terms, read_transcription, "transcribe")
 
 
 @router.post("/audio/translations", responses=ERRORS, openapi_extra=form_schema(TranslationForm))
-async def create_translation(request: Request) -> Response:
+async def create_translation(request: Request, terms: OnTerms) -> Response:
     """Translate one file into English, as OpenAI's API does."""
-    return await _answer(request, read_translation, "translate")
+    return await _answer(request, terms, read_translation, "translate")
 
 
 @router.get("/models")
@@ -84,11 +85,12 @@ def _check_model(request: Request, model: Loaded, name: str) -> None:
         raise ApiError(404, "model_not_found", message, "model")
 
 
-async def _answer(request: Request, read: Callable[..., Asked], task: Task) -> Response:
+async def _answer(request: Request, terms: Terms, read: Callable[..., Asked], task: Task) -> Response:
     state = request.app.state
     strict = state.settings.strict
     started = time.perf_counter()
     model = loaded(request)
+    served_with = means(request.app, model, terms)
     async with AsyncExitStack() as opened:
         with state.metrics.stage("upload"):
             form: FormData = await opened.enter_async_context(open_form(request, state.settings.max_upload_bytes))
@@ -103,8 +105,8 @@ async def _answer(request: Request, read: Callable[..., Asked], task: Task) -> R
                 return {"type": "transcript.text.done"} | _text(asked, answer, tokenizer)
 
             headers = headers_of(asked, ref)
-            return await stream(request, opened.pop_all(), asked, options, means(request.app, model), headers, done)
-        work = transcribe(asked.files[0].content, options, means(request.app, model))
+            return await stream(request, opened.pop_all(), asked, options, served_with, headers, done)
+        work = transcribe(asked.files[0].content, options, served_with)
         answer = await unless_disconnected(request, work)
     refuse_partial(answer, strict=strict)
     request.state.facts |= facts(answer.transcription)

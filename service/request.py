@@ -9,6 +9,7 @@ from starlette.requests import ClientDisconnect
 
 from service.errors import ApiError
 from service.state import Loaded
+from service.terms import USUAL, Terms
 from service.transcribe import Means
 from speech.transcribe import Transcription
 
@@ -29,11 +30,17 @@ def loaded(request: Request) -> Loaded:
     return model
 
 
-def means(app: FastAPI, model: Loaded) -> Means:
-    """Return what a request is served with."""
+def means(app: FastAPI, model: Loaded, terms: Terms = USUAL) -> Means:
+    """Return what a request is served with, on its terms."""
     settings = app.state.settings
     return Means(
-        model.scheduler, app.state.decode_limiter, app.state.metrics, settings.max_audio_seconds, vad=settings.vad
+        model.scheduler,
+        app.state.decode_limiter,
+        app.state.metrics,
+        settings.max_audio_seconds,
+        vad=settings.vad,
+        lane=terms.lane,
+        deadline=terms.deadline,
     )
 
 

@@ -58,7 +58,10 @@ class RequestLog:
             seconds = time.perf_counter() - started
             facts["ms"] = round(seconds * 1000)
             route = getattr(scope.get("route"), "path", "unknown")  # callers choose paths, not labels
-            scope["app"].state.metrics.request(route, status or 499, seconds)
+            metrics = scope["app"].state.metrics
+            metrics.request(route, status or 499, seconds)
+            if "error" in facts:
+                metrics.error(facts["error"])
             # Probes come every few seconds, and would bury the rest.
             level = logging.DEBUG if path.startswith("/health/") and status < 400 else logging.INFO
             logger.log(level, "%s", json.dumps(facts))

@@ -5,6 +5,7 @@ import importlib.metadata
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -18,13 +19,14 @@ from service.metrics import CONTENT_TYPE
 from service.openai_form import Asked, DetectForm, TranscribeForm, options_of, read_detect, read_transcribe
 from service.request import facts, loaded, means, unless_disconnected
 from service.state import Loaded
-from service.transcribe import Answer, first_result, transcribe
+from service.terms import OnTerms
+from service.transcribe import Answer, Means, first_result, transcribe
 from service.upload import open_form
 from speech.languages import LANGUAGES
 from speech.transcribe import Options
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": schemas.Error} for status in (400, 413, 415, 422, 500, 503)
+    status: {"model": schemas.Error} for status in (400, 413, 415, 422, 500, 503, 504)
 }
 NOT_READY: dict[int | str, dict[str, Any]] = {503: {"model": schemas.Error}}
 
@@ -37,7 +39,7 @@ router = APIRouter()
     responses=ERRORS,
     openapi_extra=form_schema(TranscribeForm, several=True),
 )
-async def transcribe_files(request: Request) -> Any:
+async def transcribe_files(request: Request, terms: OnTerms) -> Any:
     """Transcribe audio of any length; silence is an empty text, not an error.
 
     Several files are answered in one JSON, `{"results": [...]}`, each with its transcription or its error.
@@ -45,6 +47,7 @@ async def transcribe_files(request: Request) -> Any:
     state = request.app.state
     strict = state.settings.strict
     model = loaded(request)
+    served_with = means(request.app, model, terms)
     async with AsyncExitStack() as opened:
         started = time.perf_counter()
         with state.metrics.stage("upload"):
@@ -66,12 +69,12 @@ async def transcribe_files(request: Request) -> Any:
                 return {"type": "transcript.text.done"} | answered(answer).model_dump()
 
             headers = headers_of(asked, ref)
-            return await stream(request, opened.pop_all(), asked, options, means(request.app, model), headers, done)
+            return await stream(request, opened.pop_all(), asked, options, served_with, headers, done)
         if len(asked.files) > 1:
-            work = _several(request, model, asked, options, answered)
+            work = _several(request, served_with, asked, options, answered)
             results = await unless_disconnected(request, work)
             return JSONResponse(schemas.Transcriptions(results=results).model_dump(), headers=headers_of(asked, ref))
-        work_on_one = transcribe(asked.files[0].content, options, means(request.app, model))
+        work_on_one = transcribe(asked.files[0].content, options, served_with)
         answer = await unless_disconnected(request, work_on_one)
     body = answered(answer)
     request.state.facts |= facts(answer.transcription)
@@ -81,7 +84,7 @@ async def transcribe_files(request: Request) -> Any:
 
 async def _several(
     request: Request,
-    model: Loaded,
+    served_with: Means,
     asked: Asked,
     options: Options,
     answered: Callable[[Answer], schemas.Transcription],
@@ -90,7 +93,7 @@ async def _several(
 
     async def one(file: File) -> schemas.FileResult:
         try:
-            answer = await transcribe(file.content, options, means(request.app, model))
+            answer = await transcribe(file.content, options, served_with)
             return schemas.FileResult(file=file.name, transcription=answered(answer), error=None)
         except Exception as error:  # noqa: BLE001 - it is this file's answer
             return schemas.FileResult(
@@ -104,7 +107,7 @@ async def _several(
 
 
 @router.post("/detect-language", responses=ERRORS, openapi_extra=form_schema(DetectForm))
-async def detect_language(request: Request, response: Response) -> schemas.LanguageDetection:
+async def detect_language(request: Request, response: Response, terms: OnTerms) -> schemas.LanguageDetection:
     """Say which language is spoken in the first 30 s of speech."""
     state = request.app.state
     model = loaded(request)
@@ -113,7 +116,7 @@ async def detect_language(request: Request, response: Response) -> schemas.Langu
             form = await opened.enter_async_context(open_form(request, state.settings.max_upload_bytes))
         asked = read_detect(form)
         _, options = options_of(asked, model, task="transcribe", strict=state.settings.strict)
-        work = first_result(asked.files[0].content, options, means(request.app, model))
+        work = first_result(asked.files[0].content, options, means(request.app, model, terms))
         result = await unless_disconnected(request, work)
     response.headers["X-Whisperloop-Model"] = model.version.ref
     probabilities = {} if result is None else dict(result.language_probabilities or {})
@@ -147,6 +150,19 @@ async def version(request: Request) -> schemas.About:
     return schemas.About(
         whisperloop=_package_version(),
         model=model.version if isinstance(model, Loaded) else None,
+    )
+
+
+@router.get("/v1/queue", responses=NOT_READY)
+async def queue(request: Request) -> schemas.Queue:
+    """Say how much waits in front of a new request, and how long that will take."""
+    scheduler = loaded(request).scheduler
+    return schemas.Queue(
+        speed=scheduler.speed,
+        lanes={
+            lane: schemas.Lane(**asdict(waiting), expected_wait_s=scheduler.expected_wait_s(schemas.TYPICAL_S, lane))
+            for lane, waiting in scheduler.stats().lanes.items()
+        },
     )
 
 

@@ -1,24 +1,30 @@
 """Batching for the one engine: windows of all requests wait together and are decoded in shared batches.
 
 A batch is dispatched as soon as the engine is idle, so a lone request pays nothing and batches grow with the load.
-Requests are served in turn, so a clip never waits for a film. Everything here runs on the event loop; only
-`engine.transcribe` runs elsewhere, on as many threads as make the engine faster. It knows neither HTTP nor files.
+Requests are served in turn, so a clip never waits for a film; those that somebody waits for go before those that nobody
+does; and nothing is begun whose deadline is over (whose turn it is: `service.turns`). Everything here runs on the event
+loop; only `engine.transcribe` runs elsewhere, on as many threads as make the engine faster. It knows neither HTTP nor
+files.
 """
 
 import asyncio
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from service.turns import Item, Job, Queue
-from speech.context import POSITIONS_PER_SECOND
+from service.turns import LANES, UNKNOWN_S, Item, Job, Lane, Queue
 from speech.engine import DecodingResult, Engine, EngineError, Window
 
 logger = logging.getLogger("whisperloop.service")
+
+
+MEASURED_BATCHES = 32
+"""How many of the last batches tell how fast the engine is: some seconds' worth under load."""
 
 
 class OverloadedError(Exception):
@@ -26,11 +32,36 @@ class OverloadedError(Exception):
 
     Attributes:
         retry_after_s: when there will be room, by the speed measured so far.
+        expected_wait_s: when the request would have been answered; None if nothing was measured yet.
     """
 
-    def __init__(self, retry_after_s: int) -> None:
-        super().__init__(f"Too much audio is waiting already; try again in {retry_after_s} s.")
-        self.retry_after_s = retry_after_s
+    def __init__(self, retry_after_s: int, expected_wait_s: float | None) -> None:
+        about = "" if expected_wait_s is None else f" (this would be done in about {math.ceil(expected_wait_s)} s)"
+        super().__init__(f"Too much audio is waiting already{about}; try again in {retry_after_s} s.")
+        self.retry_after_s, self.expected_wait_s = retry_after_s, expected_wait_s
+
+
+class DeadlineUnreachableError(Exception):
+    """A request would not be done before its deadline, so it is not begun.
+
+    Attributes:
+        retry_after_s: when a request with as much time would be; None if never, as its own audio takes longer.
+        expected_wait_s: when it would have been answered.
+    """
+
+    def __init__(self, retry_after_s: int | None, expected_wait_s: float) -> None:
+        advice = (
+            "give it more time" if retry_after_s is None else f"give it more time, or try again in {retry_after_s} s"
+        )
+        super().__init__(f"This would be done in about {expected_wait_s:.1f} s, after its deadline; {advice}.")
+        self.retry_after_s, self.expected_wait_s = retry_after_s, expected_wait_s
+
+
+class DeadlineExceededError(Exception):
+    """A request's deadline was over before it was done; what of it was not begun never will be."""
+
+    def __init__(self) -> None:
+        super().__init__("The deadline was over before this was done; give it more time.")
 
 
 @dataclass(frozen=True)
@@ -45,6 +76,15 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Waiting:
+    """What of one lane is to be done."""
+
+    requests: int
+    windows: int
+    audio_s: float
+
+
+@dataclass(frozen=True)
 class Stats:
     """What was decoded so far, and what waits."""
 
@@ -55,8 +95,17 @@ class Stats:
     waited_s: float = 0.0
     busy_s: float = 0.0
     last_batch_sizes: tuple[int, ...] = ()
-    waiting_windows: int = 0
-    waiting_s: float = 0.0  # audio of admitted requests that is not decoded yet
+    lanes: dict[Lane, Waiting] = field(default_factory=dict)
+
+    @property
+    def waiting_windows(self) -> int:
+        """Windows that were submitted and not taken yet."""
+        return sum(lane.windows for lane in self.lanes.values())
+
+    @property
+    def waiting_s(self) -> float:
+        """Audio of admitted requests that is not decoded yet."""
+        return sum(lane.audio_s for lane in self.lanes.values())
 
     @property
     def mean_batch_size(self) -> float:
@@ -96,6 +145,7 @@ class Scheduler:
         self._queue = Queue()
         self._running: dict[asyncio.Task[None], list[Item]] = {}
         self._stats = Stats()
+        self._measured: deque[tuple[float, float]] = deque(maxlen=MEASURED_BATCHES)  # audio and engine seconds
         self._closing = False
         self._wake = asyncio.Event()
         self._workers = ThreadPoolExecutor(thread_name_prefix="engine")
@@ -117,19 +167,39 @@ class Scheduler:
         """Whether no request is admitted."""
         return not self._queue.jobs
 
+    @property
+    def speed(self) -> float | None:
+        """Seconds of audio that were decoded in a second, by the last batches; None before the first."""
+        audio_s, engine_s = (sum(column) for column in zip(*self._measured, strict=True)) if self._measured else (0, 0)
+        return audio_s / engine_s if engine_s else None
+
+    def expected_wait_s(self, seconds: float, lane: Lane = "interactive") -> float | None:
+        """Return when a request with so much audio would be done, if nobody else came; None if nothing was measured."""
+        speed = self.speed
+        return None if speed is None else (self._queue.seconds_ahead(seconds, lane) + (seconds or UNKNOWN_S)) / speed
+
     @contextmanager
-    def admit(self, seconds: float) -> Iterator[Job]:
-        """Admit one request with so much audio; leaving the block takes whatever still waits out of the queue.
+    def admit(self, seconds: float, *, lane: Lane = "interactive", deadline: float | None = None) -> Iterator[Job]:
+        """Admit one request; leaving the block takes whatever of it still waits out of the queue.
+
+        Args:
+            seconds: of audio that it will submit, as far as is known; 0 if it is not.
+            lane: whether somebody waits for the answer.
+            deadline: when nobody will wait for it any longer, by the event loop's clock.
 
         Raises:
             OverloadedError: more than `max_queue_s` of other requests' audio is decoded before this request would
                 be done (so a clip is admitted behind a film, and a second film is not), or the scheduler is closing.
+            DeadlineUnreachableError: by the measured speed, it would be done after its deadline.
+            DeadlineExceededError: its deadline is over.
         """
-        ahead_s = self._queue.seconds_ahead(seconds)
+        ahead_s = self._queue.seconds_ahead(seconds, lane)
+        expected_s = self.expected_wait_s(seconds, lane)
         if self._closing or ahead_s > self._max_queue_s:
-            speed = self._stats.audio_s / self._stats.busy_s if self._stats.busy_s else 1.0
-            raise OverloadedError(max(1, math.ceil((ahead_s - self._max_queue_s) / speed)))
-        job = Job(seconds)
+            raise OverloadedError(max(1, math.ceil((ahead_s - self._max_queue_s) / (self.speed or 1.0))), expected_s)
+        if deadline is not None:
+            self._check_deadline(deadline, seconds, ahead_s)
+        job = Job(seconds, lane, deadline)
         self._queue.jobs.append(job)
         try:
             yield job
@@ -139,26 +209,46 @@ class Scheduler:
                 item.result.cancel()
             self._wake.set()  # `close` may be waiting for this request
 
-    async def submit(self, job: Job, windows: Sequence[Window]) -> list[DecodingResult]:
+    def _check_deadline(self, deadline: float, seconds: float, ahead_s: float) -> None:
+        left_s = deadline - asyncio.get_running_loop().time()
+        if left_s <= 0:
+            raise DeadlineExceededError
+        if self.speed is None:
+            return  # it may well be reached: the first request of a day is not refused on a guess
+        own_s, expected_s = seconds / self.speed, (ahead_s + seconds) / self.speed
+        if expected_s > left_s:
+            raise DeadlineUnreachableError(
+                None if own_s > left_s else max(1, math.ceil(expected_s - left_s)), expected_s
+            )
+
+    async def submit(self, job: Job, windows: Sequence[Window], *, again: bool = False) -> list[DecodingResult]:
         """Decode some of a request's windows.
+
+        Args:
+            job: from `admit`.
+            windows: in the order of their turns.
+            again: they were decoded before, and go before the request's others, which wait to be sent.
 
         Raises:
             EngineError: one of them could not be decoded.
+            DeadlineExceededError: the request's deadline came first; what had begun is stopped.
         """
         if not self.is_running:
             raise EngineError("the scheduler has stopped")
         context = self._engine.context
         items = [Item(job, window, window.positions(context), asyncio.Future()) for window in windows]
-        if any(item.window.full_context for item in items):
-            job.waiting.extendleft(reversed(items))  # once more, before the rest: those that follow wait to be sent
-        else:
-            job.waiting.extend(items)
-        job.remaining_s += sum(item.seconds for item in items if item.window.full_context)  # once more
+        job.add(items, again=again)
         self._wake.set()
         try:
-            return await asyncio.gather(*(item.result for item in items))
+            async with asyncio.timeout_at(job.deadline) as until:
+                return await asyncio.gather(*(item.result for item in items))
+        except TimeoutError:
+            if until.expired():
+                raise DeadlineExceededError from None
+            raise
         finally:
             for item in items:
+                job.withdraw(item)
                 item.result.cancel()  # if one failed, nobody waits for the others, which may be running
 
     async def close(self) -> None:
@@ -177,8 +267,11 @@ class Scheduler:
         """Return the counters as they are now."""
         return replace(
             self._stats,
-            waiting_windows=sum(len(job.waiting) for job in self._queue.jobs),
-            waiting_s=sum(job.remaining_s for job in self._queue.jobs),
+            lanes={
+                lane: Waiting(len(jobs), sum(len(job.waiting) for job in jobs), sum(job.remaining_s for job in jobs))
+                for lane in LANES
+                for jobs in [[job for job in self._queue.jobs if job.lane == lane]]
+            },
         )
 
     async def _run(self) -> None:
@@ -188,8 +281,9 @@ class Scheduler:
                 del self._running[task]
             if self._closing and not self._queue.jobs and not self._running:
                 return
-            batch = self._queue.next_batch(self._batch_size) if len(self._running) < self._engine.concurrency else []
-            if batch:
+            is_free = len(self._running) < self._engine.concurrency
+            now = asyncio.get_running_loop().time()
+            if is_free and (batch := self._queue.next_batch(self._batch_size, now)):
                 task = asyncio.create_task(self._decode(batch), name="batch")
                 task.add_done_callback(lambda _: self._wake.set())
                 self._running[task] = batch
@@ -227,10 +321,12 @@ class Scheduler:
         batch = Batch(
             windows=len(items),
             audio_s=sum(item.seconds for item in items),
-            padded_s=sum(item.positions for item in items) / POSITIONS_PER_SECOND,
+            padded_s=sum(item.paid_s for item in items),
             waited_s=sum(started - item.submitted for item in items),
             busy_s=time.perf_counter() - started,
         )
+        # Batches that run side by side take the time of one.
+        self._measured.append((batch.audio_s, batch.busy_s / max(1, len(self._running))))
         stats = self._stats
         self._stats = replace(
             stats,

@@ -136,12 +136,36 @@ class Health(BaseModel):
     status: Literal["live", "ready"]
 
 
+TYPICAL_S = 10.0
+"""The clip whose wait is told: what somebody says in one go."""
+
+
+class Lane(BaseModel):
+    """What waits for the engine, of one urgency."""
+
+    requests: int
+    windows: int = Field(description="Cut, and ready to be decoded.")
+    audio_s: float = Field(description="Seconds of audio that are not decoded yet.")
+    expected_wait_s: float | None = Field(
+        description=f"When a clip of {TYPICAL_S:.0f} s would be done that came now; null until something was measured."
+    )
+
+
+class Queue(BaseModel):
+    """How busy the service is."""
+
+    speed: float | None = Field(
+        description="Seconds of audio decoded in a second, by the last batches: the inverse of the real-time factor."
+    )
+    lanes: dict[str, Lane] = Field(description="interactive and batch.")
+
+
 class ErrorDetail(BaseModel):
     """What went wrong."""
 
     message: str = Field(description="For people: what is wrong, and what to do.")
     type: Literal["invalid_request_error", "server_error"]
-    param: str | None = Field(description="The form field that is to blame, if one is.")
+    param: str | None = Field(description="The form field or header that is to blame, if one is.")
     code: str = Field(description="For programs; never changes.")
     request_id: str = Field(description="As in the X-Request-ID header and the service's log.")
 

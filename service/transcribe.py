@@ -6,7 +6,8 @@ over the scheduler. A file is decoded while its first windows are, and no more o
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import BinaryIO, TypeVar
 
@@ -15,7 +16,7 @@ import anyio.to_thread
 from service.decoder import decoding
 from service.metrics import Metrics
 from service.scheduler import Scheduler
-from service.turns import Job
+from service.turns import Job, Lane
 from speech import vad
 from speech.audio import SAMPLE_RATE, AudioError, until_damage
 from speech.engine import DecodingResult, Engine, Window
@@ -45,6 +46,9 @@ class Means:
     metrics: Metrics  # told how long decoding the file took
     max_seconds: float  # the longest audio to accept
     vad: bool = True  # whether to look for speech at all
+    lane: Lane = "interactive"
+    deadline: float | None = None  # when nobody waits for the answer any longer, by the event loop's clock
+    on_admit: Callable[[Job], None] = lambda _: None  # told of the request's place in the queue, when it has one
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ async def transcribe(
         AudioError: nothing in the file can be used.
         OverloadedError: there is too much to do already.
         EngineError: a window could not be decoded.
+        DeadlineUnreachableError, DeadlineExceededError: there is too little time for it, or was.
     """
     declared: list[float] = []
     faults: list[AudioError] = []
@@ -93,7 +98,7 @@ async def transcribe(
 
     try:
         cut = await _in_thread(means, lambda: next(reader, None))
-        with means.scheduler.admit(min(declared[0], means.max_seconds)) as job:
+        with _admitted(means, declared[0]) as job:
             while cut is not None:
                 place, window = cut
                 task = None
@@ -126,7 +131,7 @@ async def first_result(file: BinaryIO, options: Options, means: Means) -> Decodi
             _, window = cut
         if window is None:
             return None
-        with means.scheduler.admit(window.audio.size / SAMPLE_RATE) as job:
+        with _admitted(means, window.audio.size / SAMPLE_RATE) as job:
             return (await means.scheduler.submit(job, [window]))[0]
     finally:
         reader.close()
@@ -157,6 +162,14 @@ def _read(
             yield place, window
 
 
+@contextmanager
+def _admitted(means: Means, seconds: float) -> Iterator[Job]:
+    seconds = min(seconds, means.max_seconds)
+    with means.scheduler.admit(seconds, lane=means.lane, deadline=means.deadline) as job:
+        means.on_admit(job)
+        yield job
+
+
 def _continued(window: Window, options: Options, assembly: Assembly) -> Window:
     """Return the window with what is known by now: the file's language, and what was said before."""
     known = window_of(window.audio, options, assembly.said)
@@ -180,6 +193,6 @@ async def _decode_well(scheduler: Scheduler, job: Job, window: Window, options: 
     results: list[DecodingResult] = []
     attempt: Window | None = window
     while attempt is not None:
-        results += await scheduler.submit(job, [attempt])
+        results += await scheduler.submit(job, [attempt], again=bool(results))
         attempt = again(attempt, results[-1], options)
     return best(results)

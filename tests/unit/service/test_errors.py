@@ -226,5 +226,6 @@ def test_these_are_all_the_routes():
         "/health/live",
         "/health/ready",
         "/version",
+        "/v1/queue",
         "/metrics",
     }

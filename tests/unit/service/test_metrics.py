@@ -42,9 +42,9 @@ def requests(samples: Samples) -> dict[tuple[str, ...], float]:
     return {key[1:]: value for key, value in samples.items() if key[0] == "whisperloop_requests_total"}
 
 
-async def upload(client, data, name="a.wav"):
+async def upload(client, data, name="a.wav", headers=None):
     """Send a file."""
-    return await client.post("/transcribe", files={"file": (name, data)}, data={"language": "it"})
+    return await client.post("/transcribe", files={"file": (name, data)}, data={"language": "it"}, headers=headers)
 
 
 async def test_it_is_prometheus_text(make_app, serve):
@@ -144,15 +144,30 @@ async def test_the_queue_is_told_as_it_is(make_app, engine, serve, wav, until):
         warm = len(engine.batches)
         group.start_soon(upload, client, wav(1))
         await until(lambda: len(engine.batches) > warm)
-        group.start_soon(upload, client, wav(2))
+        group.start_soon(upload, client, wav(2), "a.wav", {"X-Priority": "batch"})
         await until(lambda: app.state.model.scheduler.stats().waiting_windows == 1)
         busy = await scrape(client)
         engine.gate.set()
         await until(lambda: app.state.model.scheduler.is_idle)
         idle = await scrape(client)
-    names = (("whisperloop_queue_windows",), ("whisperloop_queue_audio_seconds",))
-    assert [busy[name] for name in names] == [1, pytest.approx(3)]
-    assert [idle[name] for name in names] == [0, 0]
+    names = ("whisperloop_queue_windows", "whisperloop_queue_audio_seconds")
+    assert [busy[name, "interactive"] for name in names] == [0, pytest.approx(1)]
+    assert [busy[name, "batch"] for name in names] == [1, pytest.approx(2)]
+    assert [idle[name, lane] for name in names for lane in ("interactive", "batch")] == [0] * 4
+
+
+async def test_errors_are_counted_by_code(make_app, serve, wav):
+    """What was refused, and why, can be told apart; a code is never the caller's."""
+    async with serve(make_app(max_audio_seconds=2)) as client:
+        await upload(client, wav(3))
+        await upload(client, wav(1))
+        await client.get("/metrics/<script>")
+        samples = await scrape(client)
+    counted = {key[1]: value for key, value in samples.items() if key[0] == "whisperloop_errors_total"}
+    assert {code: n for code, n in counted.items() if code != "model_not_ready"} == {
+        "audio_too_long": 1,
+        "not_found": 1,
+    }
 
 
 async def test_it_works_before_a_model_is_loaded(serve):
@@ -165,7 +180,7 @@ async def test_it_works_before_a_model_is_loaded(serve):
         assert (await client.get("/health/ready")).status_code == 503
         samples = await scrape(client)
     assert requests(samples) == {("/health/ready", "503"): 1}
-    assert samples["whisperloop_queue_windows",] == 0
+    assert samples["whisperloop_queue_windows", "interactive"] == 0
 
 
 async def test_nothing_said_is_told(make_app, serve, wav):

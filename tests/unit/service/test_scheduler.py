@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from service.scheduler import OverloadedError, Scheduler
+from service.scheduler import DeadlineExceededError, DeadlineUnreachableError, OverloadedError, Scheduler
 from speech.audio import SAMPLE_RATE
 from speech.engine import CancelledError, EngineError, Window
 
@@ -347,7 +347,7 @@ async def test_full_context_is_paid_for_and_counted_as_more_to_do(make_engine, w
             await scheduler.submit(job, [window()])
             assert scheduler.stats().waiting_s == pytest.approx(0)
             engine.gate.clear()
-            again = asyncio.create_task(scheduler.submit(job, [replace(window(), full_context=True)]))
+            again = asyncio.create_task(scheduler.submit(job, [replace(window(), full_context=True)], again=True))
             await until(lambda: len(engine.batches) == 2)
             assert scheduler.stats().waiting_s == pytest.approx(1)
             engine.gate.set()
@@ -458,3 +458,157 @@ async def test_everybody_gets_exactly_their_own_words(make_engine, words, seed):
     for windows, answer, patience_s in zip(requests, answers, patience, strict=True):
         if not (isinstance(answer, TimeoutError) and patience_s < 1):
             assert answer == [words(w.audio) for w in windows]
+
+
+def after(seconds):
+    """Return a deadline."""
+    return asyncio.get_running_loop().time() + seconds
+
+
+async def test_nothing_is_begun_for_the_dead(engine, window, until):
+    """Of a hundred requests that expire while they wait, each is told so, and none is started."""
+
+    async def one(level):
+        with scheduler.admit(1, deadline=after(0.05)) as job:
+            await scheduler.submit(job, [window(level=level)])
+
+    async with running(engine, max_batch_size=4) as scheduler:
+        engine.gate.clear()
+        busy = asyncio.create_task(decode(scheduler, window()))
+        await until(lambda: engine.batches)
+        outcomes = await asyncio.gather(*(one(i / 1000) for i in range(100)), return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {DeadlineExceededError}
+        assert scheduler.stats().waiting_windows == 0
+        engine.gate.set()
+        await busy
+        await decode(scheduler, window(level=0.9))
+    assert [len(batch) for batch in engine.batches] == [1, 1]
+
+
+async def test_a_deadline_ends_what_is_running(engine, window, until):
+    """The engine is told that nobody waits for a window any longer, as when a client leaves."""
+    seen = []
+    transcribe = engine.transcribe
+
+    def watch(windows, is_cancelled):
+        results = transcribe(windows)
+        seen.append(is_cancelled(0))
+        return results
+
+    engine.transcribe = watch
+    async with running(engine) as scheduler:
+        engine.gate.clear()
+        with scheduler.admit(1, deadline=after(0.05)) as job, pytest.raises(DeadlineExceededError):
+            await scheduler.submit(job, [window()])
+        engine.gate.set()
+        await until(lambda: seen)
+    assert seen == [True]
+
+
+async def test_a_deadline_that_is_met_changes_nothing(engine, window, words):
+    """Who is done in time gets all words, over as many submissions as it takes."""
+    async with running(engine) as scheduler:
+        with scheduler.admit(0, deadline=after(30)) as job:
+            for level in (0.1, 0.2):
+                (result,) = await scheduler.submit(job, [window(level=level)])
+                assert result.text == words(window(level=level).audio)
+
+
+async def test_a_deadline_that_is_over_is_not_admitted(engine):
+    """The upload may have taken all the time there was."""
+    async with running(engine) as scheduler:
+        with pytest.raises(DeadlineExceededError), scheduler.admit(1, deadline=after(-0.001)):
+            pass
+
+
+async def test_what_cannot_be_done_in_time_is_refused_at_once(engine, window, until):
+    """By the measured speed: with when to come back if others are in the way, without if nothing helps but time."""
+    async with running(engine, max_batch_size=1) as scheduler:
+        assert scheduler.expected_wait_s(10) is None
+        with scheduler.admit(1e6, deadline=after(0.001)):
+            pass  # nothing is measured yet: nobody is refused on a guess
+        scheduler._measured.append((10.0, 1.0))  # as if it had been
+        assert scheduler.expected_wait_s(10) == pytest.approx(1)
+        engine.gate.clear()
+        film = asyncio.create_task(decode(scheduler, *[window(1)] * 100))
+        await until(lambda: len(engine.batches) == 1)
+        with pytest.raises(DeadlineUnreachableError) as busy, scheduler.admit(20, deadline=after(3.5)):
+            pass
+        assert busy.value.expected_wait_s == pytest.approx(4)
+        assert busy.value.retry_after_s == 1
+        with pytest.raises(DeadlineUnreachableError) as never, scheduler.admit(100, deadline=after(2)):
+            pass
+        assert never.value.retry_after_s is None
+        with scheduler.admit(20, deadline=after(60)):
+            pass
+        film.cancel()
+        await asyncio.gather(film, return_exceptions=True)
+        engine.gate.set()
+
+
+async def test_who_is_refused_learns_the_wait(make_engine, window, until):
+    """A full queue tells when the request would have been done, once a speed was measured."""
+    engine = make_engine(seconds_a_batch=0.05)
+    async with running(engine, max_queue_s=5) as scheduler:
+        await decode(scheduler, window(5))
+        engine.gate.clear()
+        film = asyncio.create_task(decode(scheduler, window(10)))
+        await until(lambda: len(engine.batches) == 2)
+        with pytest.raises(OverloadedError, match="this would be done in about 1 s") as refused:
+            await decode(scheduler, window(10))
+        assert refused.value.expected_wait_s == pytest.approx(20 / scheduler.speed)
+        engine.gate.set()
+        await film
+
+
+async def test_a_clip_that_is_waited_for_overtakes_the_batch_lane(engine, window, until):
+    """However much of the batch lane waits, an interactive request has the next batch."""
+    async with running(engine, max_batch_size=2) as scheduler:
+
+        async def batch_lane():
+            with scheduler.admit(30, lane="batch") as job:
+                await scheduler.submit(job, [window(level=0.1)] * 30)
+
+        engine.gate.clear()
+        films = [asyncio.create_task(batch_lane()) for _ in range(3)]
+        await until(lambda: engine.batches)
+        clip = asyncio.create_task(decode(scheduler, window(level=0.9)))
+        await until(lambda: scheduler.stats().lanes["interactive"].windows == 1)
+        assert scheduler.stats().lanes["batch"].requests == 3
+        assert scheduler.stats().lanes["batch"].audio_s == pytest.approx(90)
+        engine.gate.set()
+        await clip
+        assert [w.audio.max() > 0.8 for w in engine.batches[1]] == [True]
+        await asyncio.gather(*films)
+
+
+async def test_windows_come_one_after_another(engine, window, words, until):
+    """A request of unknown length is admitted, and grows as its file is read."""
+    async with running(engine, max_batch_size=1) as scheduler:
+        with scheduler.admit(0) as job:
+            engine.gate.clear()
+            first = asyncio.create_task(scheduler.submit(job, [window(level=0.1)]))
+            await until(lambda: engine.batches)
+            second = asyncio.create_task(scheduler.submit(job, [window(level=0.2)]))
+            await until(lambda: scheduler.stats().waiting_s == pytest.approx(2))
+            second.cancel()
+            await asyncio.gather(second, return_exceptions=True)
+            assert scheduler.stats().waiting_s == pytest.approx(1)
+            engine.gate.set()
+            ((said,),) = await asyncio.gather(first)
+            assert said.text == words(window(level=0.1).audio)
+            assert job.progress == 1
+    assert len(engine.batches) == 1
+
+
+async def test_the_speed_is_that_of_the_last_batches(make_engine, window):
+    """What is measured is audio over the engine's time, and a slow start is forgotten."""
+    engine = make_engine(seconds_a_batch=0.02)
+    async with running(engine, max_batch_size=1) as scheduler:
+        assert scheduler.speed is None
+        await decode(scheduler, window(1))
+        stats = scheduler.stats()
+        assert scheduler.speed == pytest.approx(stats.audio_s / stats.busy_s)
+        engine.seconds_a_batch = 0
+        await decode(scheduler, *[window(30)] * 40)
+        assert scheduler.speed > 100
