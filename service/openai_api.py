@@ -19,8 +19,9 @@ from starlette.types import Receive, Scope, Send
 
 from service.errors import ApiError, answer_to, detail_of
 from service.formats import to_srt, to_vtt
+from service.models import Models
 from service.openai_form import Asked, read_transcription, read_translation
-from service.routes import ERRORS, facts, loaded, means, unless_disconnected
+from service.routes import ERRORS, copy_to_shadow, facts, loaded, means, unless_disconnected, usable
 from service.state import Loaded
 from service.transcribe import Wanted, transcribe
 from service.upload import open_form
@@ -28,9 +29,6 @@ from speech.engine import MAX_PROMPT_TOKENS, DecodingOptions, DecodingResult
 from speech.languages import LANGUAGES
 from speech.tokens import Task, WhisperTokenizer
 from speech.transcribe import Transcription, is_spoken
-
-WHISPER_1 = "whisper-1"
-"""OpenAI's name for Whisper; here it is whatever is served."""
 
 MAX_FIELDS = 500  # keywords and languages are a field each
 
@@ -54,22 +52,20 @@ async def create_translation(request: Request) -> Response:
 @router.get("/models")
 async def list_models(request: Request) -> dict[str, Any]:
     """List the names under which models can be asked for."""
-    model = loaded(request)
-    return {"object": "list", "data": [_card(model, name) for name in _names(request, model)]}
+    return {"object": "list", "data": [_card(model, name) for name, model in _served(request).items()]}
 
 
 @router.get("/models/{name:path}")
 async def retrieve_model(request: Request, name: str) -> dict[str, Any]:
     """Tell of one model."""
-    model = loaded(request)
-    _check_model(request, model, name)
-    return _card(model, name)
+    model = _served(request).get(name)
+    return _card(loaded(request, name) if model is None else model, name)
 
 
-def _names(request: Request, model: Loaded) -> list[str]:
-    served = request.app.state.settings.model
-    name, _, alias = served.partition("@")
-    return list(dict.fromkeys((WHISPER_1, served, alias, name, model.version.ref, model.version.version)))
+def _served(request: Request) -> dict[str, Loaded]:
+    models: Models = request.app.state.models
+    usable(models.main)
+    return models.names()
 
 
 def _card(model: Loaded, name: str) -> dict[str, Any]:
@@ -77,15 +73,8 @@ def _card(model: Loaded, name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": created, "owned_by": "whisperloop"}
 
 
-def _check_model(request: Request, model: Loaded, name: str) -> None:
-    names = _names(request, model)
-    if name not in names:
-        message = f"There is no model {name!r} here; there are: {', '.join(names)}."
-        raise ApiError(404, "model_not_found", message, "model")
-
-
 async def _answer(request: Request, read: Callable[..., Asked], task: Task) -> Response:
-    model = loaded(request)
+    loaded(request)  # or there is no need to read the upload
     state = request.app.state
     started = time.perf_counter()
     async with AsyncExitStack() as opened:
@@ -96,7 +85,7 @@ async def _answer(request: Request, read: Callable[..., Asked], task: Task) -> R
                 )
             )
         asked = read(form, strict=state.settings.strict)
-        _check_model(request, model, asked.model)
+        model = loaded(request, asked.model)
         asked = _check_prompt(asked, model.scheduler.engine.tokenizer, strict=state.settings.strict)
         wanted = Wanted(
             None if asked.language is None else model.language_code(asked.language),
@@ -104,12 +93,13 @@ async def _answer(request: Request, read: Callable[..., Asked], task: Task) -> R
             asked.prompt,
             DecodingOptions(token_logprobs=asked.logprobs),
         )
-        headers = {"X-Whisperloop-Model": model.version.ref}
+        headers: dict[str, str] = {}
         if asked.warnings:
             headers["X-Whisperloop-Warnings"] = json.dumps(asked.warnings)
         if asked.stream:
             return await _stream(request, model, opened.pop_all(), asked, wanted, headers)
         result = await unless_disconnected(request, transcribe(asked.file, wanted, means(request.app, model)))
+        await copy_to_shadow(request, model, asked.file, wanted, result.text)
     request.state.facts |= facts(result)
     headers["openai-processing-ms"] = str(round(1000 * (time.perf_counter() - started)))
     return _formatted(asked, task, result, model.scheduler.engine.tokenizer, headers)
@@ -223,7 +213,9 @@ async def _stream(
 
     async def work() -> Transcription:
         async with opened:  # the upload stays open as long as it is read
-            return await transcribe(asked.file, wanted, means(request.app, model), on_result=ready.put_nowait)
+            whole = await transcribe(asked.file, wanted, means(request.app, model), on_result=ready.put_nowait)
+            await copy_to_shadow(request, model, asked.file, wanted, whole.text)
+            return whole
 
     working = asyncio.create_task(work())
     working.add_done_callback(lambda _: ready.put_nowait(None))

@@ -16,7 +16,7 @@ from starlette.types import Message
 from service.errors import ApiError
 from speech.tokens import TASKS, Task
 
-FIELDS = ("file", "language", "task")
+FIELDS = ("file", "language", "task", "model")
 FORM_OVERHEAD_BYTES = 64 * 1024  # boundaries, headers and the other fields
 CHARSET = re.compile(r"charset\s*=\s*\"?([^\s;\"]+)", re.IGNORECASE)
 MAX_FIELDS = 16  # more than there are, so that an unknown one is named rather than counted
@@ -38,6 +38,10 @@ OPENAPI: dict[str, Any] = {
                         },
                         "language": {"type": "string", "description": "A code (it, en-GB); without it, detected."},
                         "task": {"type": "string", "enum": list(TASKS), "default": TASKS[0]},
+                        "model": {
+                            "type": "string",
+                            "description": "An alias (canary) or version that is loaded; GET /v1/models lists them.",
+                        },
                     },
                 }
             }
@@ -54,6 +58,7 @@ class Upload:
     file: BinaryIO
     language: str | None
     task: Task
+    model: str | None  # None: whatever is served
 
 
 @asynccontextmanager
@@ -98,7 +103,7 @@ async def read_upload(request: Request, max_bytes: int) -> AsyncIterator[Upload]
             raise ApiError(
                 400, "invalid_request", "Send multipart/form-data with the audio as a file in the field 'file'.", "file"
             )
-        yield Upload(file.file, _text(form, "language"), _task(_text(form, "task")))
+        yield Upload(file.file, _text(form, "language"), _task(_text(form, "task")), _text(form, "model"))
 
 
 def _limit_body(request: Request, max_bytes: int, max_text_bytes: int) -> Request:
