@@ -18,7 +18,7 @@ from registry.hub import Snapshot, download_snapshot
 from registry.log import Change, LogEntry
 from registry.manifest import FileEntry, Manifest, content_digest, describe, hash_file
 from registry.names import ALIASES, HubReference, Reference, parse_reference
-from registry.store import Registry
+from registry.store import Registry, Stamp
 from registry.version import Version
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "Registry",
     "RegistryError",
     "Snapshot",
+    "Stamp",
     "Version",
     "content_digest",
     "describe",

@@ -198,7 +198,16 @@ class Aliases:
         return entry
 
     def _path(self, alias: str) -> Path:
-        return self.folder / f"{check_alias(alias)}.json"
+        return self.folder / alias_file(alias)
+
+
+def alias_file(alias: str) -> str:
+    """Return the name of the file that an alias is kept in.
+
+    Raises:
+        InvalidNameError: There is no such alias.
+    """
+    return f"{check_alias(alias)}.json"
 
 
 def _alias(entry: LogEntry, change: Change) -> Alias:

@@ -21,13 +21,16 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from registry import publish, verdicts
-from registry.aliases import Alias, Aliases
+from registry.aliases import Alias, Aliases, alias_file
 from registry.errors import DamagedVersionError, NotFoundError, RegistryError
 from registry.files import Progress, locked, make_folder
 from registry.log import LogEntry, MoveLog
 from registry.manifest import MANIFEST
 from registry.names import Reference, check_name, check_version_id
 from registry.version import Version, read_version, verify_version
+
+Stamp = tuple[int, int, int]
+"""An alias's file as the file system tells it apart from the one before."""
 
 
 class Registry:
@@ -145,6 +148,18 @@ class Registry:
     def alias(self, name: str, alias: str) -> Alias | None:
         """Read one alias; None where it does not exist."""
         return self._aliases(name).get(alias)
+
+    def alias_stamp(self, name: str, alias: str) -> Stamp | None:
+        """Return what changes whenever an alias moves, without reading it; None where it does not exist.
+
+        Cheap enough to be asked every second: one file is looked up, and no folder is listed.
+        """
+        path = self.root / "models" / check_name(name) / "aliases" / alias_file(alias)
+        try:
+            status = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return status.st_ino, status.st_mtime_ns, status.st_size
 
     def move_alias(
         self,

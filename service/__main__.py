@@ -69,7 +69,8 @@ def serve(
     shown = f"[{address}]" if ":" in address else address
     print(f"http://{shown}:{bound_port} serves {settings.model} from {settings.registry}; stop with Ctrl+C", flush=True)
     config = uvicorn.Config(
-        create_app(settings, load=lambda _: loading.pop().result()),  # a future would keep the model for ever
+        # A future would keep the model for ever.
+        create_app(settings, load=lambda wanted: loading.pop().result() if loading else _load(wanted)),
         log_config=LOGGING,
         access_log=False,  # service.request_log writes a line that tells more
         server_header=False,

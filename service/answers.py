@@ -13,7 +13,8 @@ from starlette.types import Receive, Scope, Send
 from service import schemas
 from service.errors import answer_to, detail_of
 from service.openai_form import Asked
-from service.request import facts, unless_disconnected
+from service.request import copy_to_shadow, facts, unless_disconnected
+from service.state import Loaded
 from service.transcribe import Answer, Means, transcribe
 from speech.formats import to_srt, to_tsv, to_vtt
 from speech.subtitles import lay_out
@@ -23,9 +24,9 @@ from speech.transcribe import Added, Options, Segment, Transcription
 MAX_LANGUAGES = 5  # probabilities that are told
 
 
-def headers_of(asked: Asked, ref: str, answer: Answer | None = None) -> dict[str, str]:
-    """Return which version answers, and what a plain body has no room for: warnings, and why the end is missing."""
-    headers = {"X-Whisperloop-Model": ref}
+def headers_of(asked: Asked, answer: Answer | None = None) -> dict[str, str]:
+    """Return what a plain body has no room for: warnings, and why the end is missing."""
+    headers: dict[str, str] = {}
     if asked.warnings:
         headers["X-Whisperloop-Warnings"] = json.dumps(asked.warnings)
     if answer is not None and answer.fault is not None:
@@ -145,6 +146,7 @@ async def _end(working: "asyncio.Task[Answer]") -> None:
 
 async def stream(
     request: Request,
+    model: Loaded,
     opened: AsyncExitStack,
     asked: Asked,
     options: Options,
@@ -156,6 +158,7 @@ async def stream(
 
     Args:
         request: as it came.
+        model: that answers.
         opened: closes the upload.
         asked: the form.
         options: what is asked of the engine.
@@ -168,7 +171,10 @@ async def stream(
 
     async def work() -> Answer:
         async with opened:  # the upload stays open as long as it is read
-            return await transcribe(asked.files[0].content, options, means, on_added=ready.put_nowait)
+            content = asked.files[0].content
+            answer = await transcribe(content, options, means, on_added=ready.put_nowait)
+            await copy_to_shadow(request, model, content, options, answer.transcription.text)
+            return answer
 
     working = asyncio.create_task(work())
     working.add_done_callback(lambda _: ready.put_nowait(None))

@@ -1,10 +1,14 @@
-"""From a version to a loaded and warm engine.
+"""From a version to an engine that is loaded, warm and tried.
 
 No HTTP here, and nothing that imports it: the command line loads the model while the web framework is still being
 imported.
 """
 
+import contextlib
+import os
+import sys
 import tempfile
+import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +23,9 @@ from speech.audio import SAMPLE_RATE
 from speech.context import ElasticContext
 from speech.device import takes_gpu
 from speech.engine import Engine, EngineError, Window, load_engine
+from speech.engine.ctranslate2_engine import CTranslate2Engine
 from speech.engine.tuning import Tuning, cache_file, read_cached
+from speech.smoke import SMOKE, SmokeClip, read_smoke_clip
 
 CLIP_SAMPLES = 3 * SAMPLE_RATE  # what the engine is tuned for
 
@@ -39,6 +45,7 @@ class Model:
     engine: Engine
     version: Version
     untuned: Untuned | None = None
+    smoke: SmokeClip | None = None  # to try it on
 
 
 def load_model(settings: Settings, version: registry.Version | None = None) -> Model:
@@ -60,6 +67,8 @@ def load_model(settings: Settings, version: registry.Version | None = None) -> M
     context = ElasticContext.from_manifest(version.manifest.context)
     cached = cache_file(_cache(settings), version.manifest_sha256(), context.positions(CLIP_SAMPLES))
     tuning = Tuning(threads=settings.threads, workers=1) if settings.threads else read_cached(cached)
+    if not on_gpu:
+        registry.Registry(settings.registry).verify(version, under=SMOKE)
     engine = load_engine(version.path, context, device=settings.device, tuning=tuning)
     return Model(
         engine,
@@ -75,6 +84,7 @@ def load_model(settings: Settings, version: registry.Version | None = None) -> M
             loaded_at=datetime.now(UTC),
         ),
         None if on_gpu or tuning is not None else Untuned(version.path / EXPORT, cached),
+        read_smoke_clip(version.path),
     )
 
 
@@ -83,6 +93,32 @@ def _cache(settings: Settings) -> Path:
         return settings.cache.expanduser()
     except RuntimeError:  # nobody's home, as in some containers
         return Path(tempfile.gettempdir()) / "whisperloop"
+
+
+def load_tuned(untuned: Untuned, context: ElasticContext, tuning: Tuning) -> Engine:
+    """Load once more what is served, to be run as measured best; warm."""
+    engine = CTranslate2Engine.load(untuned.export, context, tuning)
+    warm_up(engine)
+    return engine
+
+
+def try_out(model: Model) -> None:
+    """Warm a model up, and decode its smoke clip if it has one.
+
+    Raises:
+        EngineError: something cannot be decoded.
+        SmokeError: the clip's words are not what they should be.
+    """
+    warm_up(model.engine)
+    if model.smoke is not None:
+        model.smoke.check(model.engine)
+
+
+def step_back() -> None:
+    """Let this thread, and those that it starts, compute only where others leave the processor idle (on Linux)."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 def warm_up(engine: Engine) -> None:

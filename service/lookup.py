@@ -1,9 +1,11 @@
-"""Which version is served, whole as it was published; and what to say where there is none.
+"""Which versions are served, whole as they were published; and what to say where there is none.
 
 Nothing here computes, so it can be run while numpy and the web framework are still being imported.
 """
 
-from registry import DamagedVersionError, NotFoundError, Registry, RegistryError, Version
+from typing import NamedTuple
+
+from registry import ALIASES, DamagedVersionError, NotFoundError, Reference, Registry, RegistryError, Stamp, Version
 from service.settings import Settings
 
 EXPORT = "ctranslate2"
@@ -22,14 +24,68 @@ def find_version(settings: Settings) -> Version:
     return version
 
 
+class Target(NamedTuple):
+    """The version that a place names."""
+
+    ref: str  # name@id
+    manifest_sha256: str | None  # as the alias has it; None for a place that is no alias
+
+
+def is_alias(place: str) -> bool:
+    """Say whether a reference may name another version one day."""
+    try:
+        return Reference.parse(place).is_alias
+    except RegistryError:
+        return False
+
+
+def beside(place: str, selector: str) -> str:
+    """Return the reference for an alias of the same model; a whole reference is returned as it is."""
+    return selector if "@" in selector else f"{place.partition('@')[0]}@{selector}"
+
+
+def stamp(settings: Settings, place: str) -> Stamp | None:
+    """Return what changes whenever a place may name another version: one look at one small file.
+
+    Raises:
+        OSError: the registry cannot be looked at.
+    """
+    if not is_alias(place):
+        return None
+    ref = Reference.parse(place)
+    return Registry(settings.registry).alias_stamp(ref.name, ref.selector)
+
+
+def target(settings: Settings, place: str) -> Target | None:
+    """Return what a place names; None if it names nothing. What is damaged is found out by who loads it."""
+    if not is_alias(place):
+        return Target(place, None)
+    ref = Reference.parse(place)
+    try:
+        alias = Registry(settings.registry).alias(ref.name, ref.selector)
+    except NotFoundError:
+        return None
+    except RegistryError:
+        return Target(place, None)
+    return None if alias is None else Target(f"{ref.name}@{alias.version}", alias.manifest_sha256)
+
+
+def how_to_serve(name: str) -> str:
+    """Say how to have a version served that is not."""
+    if name.rpartition("@")[2] in ALIASES or "@" in name:
+        return f" If the registry has it, the service serves it by name with WHISPERLOOP_ALSO={name}."
+    return ""
+
+
 def reason(settings: Settings, error: RegistryError) -> str:
     """Say what is wrong and what to run."""
     name = settings.model.partition("@")[0]
+    watched = is_alias(settings.model) and settings.watch_seconds > 0
     if isinstance(error, NotFoundError):
         return (
             f"There is no {settings.model} to serve ({error}). Make one with `make demo`, or import one with "
             f"`python -m registry import <folder or hub:org/name> --name {name} --alias production`; "
-            "then restart the service."
+            f"{'the service loads it as soon as it is there' if watched else 'then restart the service'}."
         )
     if isinstance(error, DamagedVersionError):
         return (

@@ -4,11 +4,11 @@ Nothing here tells what was said or by whom. The numbers of the queue are read w
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from service.scheduler import Batch, Scheduler
@@ -19,6 +19,8 @@ LATENCY_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 30.
 SIZE_BUCKETS = (1, 2, 4, 8, 16, 32)
 
 Stage = Literal["upload", "decode", "queue", "engine"]
+SwapResult = Literal["served", "refused"]
+ShadowResult = Literal["compared", "dropped", "failed"]
 
 
 class Metrics:
@@ -78,6 +80,42 @@ class Metrics:
         for lane in LANES:
             self._waiting.labels(lane)
             self._waiting_s.labels(lane)
+        self._version_audio = Counter(
+            "whisperloop_version_audio_seconds",
+            "Audio that a version decoded, copies for the shadow among it.",
+            ["version"],
+            registry=self._registry,
+        )
+        self._version_busy = Counter(
+            "whisperloop_version_engine_seconds",
+            "What that took: engine / audio is the version's real-time factor.",
+            ["version"],
+            registry=self._registry,
+        )
+        self._serving = Gauge(
+            "whisperloop_model_info",
+            "1 for the version that answers for an alias now.",
+            ["alias", "version", "engine"],
+            registry=self._registry,
+        )
+        self._swaps = Counter(
+            "whisperloop_model_swaps",
+            "Versions that an alias came to name, by what became of them: served, refused.",
+            ["alias", "result"],
+            registry=self._registry,
+        )
+        self._shadowed = Counter(
+            "whisperloop_shadow_requests",
+            "Requests copied for the shadow: compared, dropped for lack of idle time, failed.",
+            ["result"],
+            registry=self._registry,
+        )
+        self._disagreement = Summary(
+            "whisperloop_shadow_disagreement",
+            "Word edits between a shadow's transcript and the answer, a word of the longer one; of each copy.",
+            ["version"],
+            registry=self._registry,
+        )
         for stage in ("upload", "decode", "queue", "engine"):
             self._stages.labels(stage)  # there from the first scrape
 
@@ -108,10 +146,33 @@ class Metrics:
         self._windows.observe(batch.windows)
         self._batches.observe(batch.busy_s)
 
-    def render(self, scheduler: Scheduler | None) -> bytes:
-        """Return all of it in Prometheus' text format; the queue is empty while no model is loaded."""
-        if scheduler is not None:
-            for lane, waiting in scheduler.stats().lanes.items():
-                self._waiting.labels(lane).set(waiting.windows)
-                self._waiting_s.labels(lane).set(waiting.audio_s)
+    def version_batch(self, ref: str, batch: Batch) -> None:
+        """Count a batch that was decoded by a version."""
+        self._version_audio.labels(ref).inc(batch.audio_s)
+        self._version_busy.labels(ref).inc(batch.busy_s)
+
+    def serving(self, served: Mapping[str, tuple[str, str]]) -> None:
+        """Say what is served: by alias, the version and its engine."""
+        self._serving.clear()
+        for alias, (version, engine) in served.items():
+            self._serving.labels(alias, version, engine).set(1)
+
+    def swapped(self, alias: str, result: SwapResult) -> None:
+        """Count a version that an alias came to name."""
+        self._swaps.labels(alias, result).inc()
+
+    def shadowed(self, result: ShadowResult) -> None:
+        """Count a copy of a request."""
+        self._shadowed.labels(result).inc()
+
+    def disagreed(self, ref: str, rate: float) -> None:
+        """Note by how much a shadow disagreed with an answer, from 0 to 1."""
+        self._disagreement.labels(ref).observe(rate)
+
+    def render(self, schedulers: Iterable[Scheduler]) -> bytes:
+        """Return all of it in Prometheus' text format; the queue is that of all who answer, empty while nobody does."""
+        stats = [scheduler.stats() for scheduler in schedulers]
+        for lane in LANES:
+            self._waiting.labels(lane).set(sum(one.lanes[lane].windows for one in stats))
+            self._waiting_s.labels(lane).set(sum(one.lanes[lane].audio_s for one in stats))
         return generate_latest(self._registry)

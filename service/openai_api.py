@@ -14,8 +14,8 @@ from fastapi.responses import JSONResponse, Response
 from starlette.datastructures import FormData
 
 from service.answers import headers_of, partial, plain, refuse_partial, stream, token_logprobs, word_json
-from service.errors import ApiError
 from service.forms import form_schema
+from service.models import Models
 from service.openai_form import (
     Asked,
     TranscriptionForm,
@@ -24,7 +24,7 @@ from service.openai_form import (
     read_transcription,
     read_translation,
 )
-from service.request import facts, loaded, means, unless_disconnected
+from service.request import copy_to_shadow, facts, loaded, means, unless_disconnected, usable
 from service.routes import ERRORS
 from service.state import Loaded
 from service.terms import OnTerms, Terms
@@ -33,9 +33,6 @@ from service.upload import open_form
 from speech.languages import LANGUAGES
 from speech.tokens import Task, WhisperTokenizer
 from speech.transcribe import Transcription
-
-WHISPER_1 = "whisper-1"
-"""OpenAI's name for Whisper; here it is whatever is served."""
 
 router = APIRouter(prefix="/v1")
 
@@ -55,22 +52,20 @@ async def create_translation(request: Request, terms: OnTerms) -> Response:
 @router.get("/models")
 async def list_models(request: Request) -> dict[str, Any]:
     """List the names under which models can be asked for."""
-    model = loaded(request)
-    return {"object": "list", "data": [_card(model, name) for name in _names(request, model)]}
+    return {"object": "list", "data": [_card(model, name) for name, model in _served(request).items()]}
 
 
 @router.get("/models/{name:path}")
 async def retrieve_model(request: Request, name: str) -> dict[str, Any]:
     """Tell of one model."""
-    model = loaded(request)
-    _check_model(request, model, name)
-    return _card(model, name)
+    model = _served(request).get(name)
+    return _card(loaded(request, name) if model is None else model, name)
 
 
-def _names(request: Request, model: Loaded) -> list[str]:
-    served = request.app.state.settings.model
-    name, _, alias = served.partition("@")
-    return list(dict.fromkeys((WHISPER_1, served, alias, name, model.version.ref, model.version.version)))
+def _served(request: Request) -> dict[str, Loaded]:
+    models: Models = request.app.state.models
+    usable(models.main)
+    return models.names()
 
 
 def _card(model: Loaded, name: str) -> dict[str, Any]:
@@ -78,39 +73,33 @@ def _card(model: Loaded, name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": created, "owned_by": "whisperloop"}
 
 
-def _check_model(request: Request, model: Loaded, name: str) -> None:
-    names = _names(request, model)
-    if name not in names:
-        message = f"There is no model {name!r} here; there are: {', '.join(names)}."
-        raise ApiError(404, "model_not_found", message, "model")
-
-
 async def _answer(request: Request, terms: Terms, read: Callable[..., Asked], task: Task) -> Response:
     state = request.app.state
     strict = state.settings.strict
     started = time.perf_counter()
-    model = loaded(request)
-    served_with = means(request.app, model, terms)
+    loaded(request)  # or there is no need to read the upload
     async with AsyncExitStack() as opened:
         with state.metrics.stage("upload"):
             form: FormData = await opened.enter_async_context(open_form(request, state.settings.max_upload_bytes))
         asked = read(form, strict=strict)
-        _check_model(request, model, asked.form.model)
+        model = loaded(request, asked.form.model)
+        served_with = means(request.app, model, terms)
         asked, options = options_of(asked, model, task=task, strict=strict)
-        tokenizer, ref = model.scheduler.engine.tokenizer, model.version.ref
+        tokenizer = model.scheduler.engine.tokenizer
         if asked.stream:
 
             def done(answer: Answer) -> dict[str, Any]:
                 # Without usage: a stream's is counted in tokens, and speech costs seconds here.
                 return {"type": "transcript.text.done"} | _text(asked, answer, tokenizer)
 
-            headers = headers_of(asked, ref)
-            return await stream(request, opened.pop_all(), asked, options, served_with, headers, done)
+            headers = headers_of(asked)
+            return await stream(request, model, opened.pop_all(), asked, options, served_with, headers, done)
         work = transcribe(asked.files[0].content, options, served_with)
         answer = await unless_disconnected(request, work)
+        await copy_to_shadow(request, model, asked.files[0].content, options, answer.transcription.text)
     refuse_partial(answer, strict=strict)
     request.state.facts |= facts(answer.transcription)
-    headers = headers_of(asked, ref, answer)
+    headers = headers_of(asked, answer)
     headers["openai-processing-ms"] = str(round(1000 * (time.perf_counter() - started)))
     if (response := plain(asked, answer.transcription, headers)) is not None:
         return response

@@ -1,33 +1,79 @@
 """What every request that transcribes needs: a model, the means, and an end when its client leaves."""
 
 import asyncio
+import io
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
+import anyio.to_thread
 from fastapi import FastAPI, Request
 from starlette.requests import ClientDisconnect
 
 from service.errors import ApiError
-from service.state import Loaded
+from service.models import Models
+from service.shadow import Copy, Shadow
+from service.state import Loaded, NotReady
 from service.terms import USUAL, Terms
 from service.transcribe import Means
-from speech.transcribe import Transcription
+from speech.transcribe import Options, Transcription
 
 T = TypeVar("T")
 
 
-def loaded(request: Request) -> Loaded:
-    """Return the model that is loaded.
+def loaded(request: Request, name: str | None = None) -> Loaded:
+    """Return the model that answers a request; it is held, and named in the answer's headers, until that is out.
+
+    Args:
+        request: whose `X-Whisperloop-Route` header, or else its id, decides between the model and the canary.
+        name: as `Models.named` knows it; None picks one.
 
     Raises:
-        ApiError: there is none, yet or for good.
+        ApiError: there is none, yet or for good, or none of that name.
     """
-    model = request.app.state.model
+    models: Models = request.app.state.models
+    key = _key(request)
+    found = models.pick(key) if name is None else models.named(name, key)
+    if found is None:
+        raise ApiError(404, "model_not_found", models.why_not(str(name)), "model")
+    model = usable(found)
+    request.state.answered.enter_context(model.holds.hold())
+    request.state.facts["model"] = model.version.ref
+    return model
+
+
+def usable(model: Loaded | NotReady) -> Loaded:
+    """Return a model that can answer.
+
+    Raises:
+        ApiError: it cannot.
+    """
     if not isinstance(model, Loaded):
         raise ApiError(503, "model_not_ready", model.reason)
     if not model.scheduler.is_running:
         raise ApiError(503, "model_not_ready", "The scheduler has stopped; restart the service.")
     return model
+
+
+async def copy_to_shadow(request: Request, model: Loaded, file: BinaryIO, options: Options, text: str) -> None:
+    """Have an answered request transcribed by the shadow, too, if it is of its share: once the answer is out.
+
+    Args:
+        request: that is being answered.
+        model: that answered it.
+        file: still open.
+        options: as it was asked for.
+        text: of the answer.
+    """
+    shadow: Shadow = request.app.state.shadow
+    if shadow.wants(_key(request), model, file.seek(0, io.SEEK_END)):
+        file.seek(0)
+        content = await anyio.to_thread.run_sync(file.read)  # a large one lies on the disk
+        request.state.answered.callback(shadow.offer, Copy(content, options, text))
+
+
+def _key(request: Request) -> str:
+    given: str = request.headers.get("x-whisperloop-route") or request.state.facts["request_id"]
+    return given
 
 
 def means(app: FastAPI, model: Loaded, terms: Terms = USUAL) -> Means:

@@ -1,4 +1,4 @@
-"""Around every request: its id, the answer to what nobody caught, and one line in the log.
+"""Around every request: its id, the version that answers, the answer to what nobody caught, and one line in the log.
 
 The line is JSON and tells of the request, never of what was said: no transcript, no file name, no client's address.
 """
@@ -8,6 +8,7 @@ import logging
 import re
 import time
 import uuid
+from contextlib import ExitStack
 from typing import Any
 
 from fastapi import Request
@@ -23,7 +24,10 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class RequestLog:
-    """ASGI middleware; inner parts add to the log line through `request.state.facts`."""
+    """ASGI middleware; inner parts add to the log line through `request.state.facts`.
+
+    What they leave on the stack `request.state.answered` is undone or done once the answer is out, however it ended.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -35,7 +39,8 @@ class RequestLog:
             return
         request_id = _request_id(scope)
         facts: dict[str, Any] = {"request_id": request_id}
-        scope.setdefault("state", {})["facts"] = facts
+        answered = ExitStack()
+        scope.setdefault("state", {}).update(facts=facts, answered=answered)
         started = time.perf_counter()
         status = 0
 
@@ -43,7 +48,10 @@ class RequestLog:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                if "model" in facts:
+                    headers["X-Whisperloop-Model"] = facts["model"]
             await send(message)
 
         try:
@@ -53,6 +61,7 @@ class RequestLog:
                 raise  # half an answer is out: only the server can still cut the connection
             await internal_error(Request(scope), error)(scope, receive, send_with_id)
         finally:
+            answered.close()
             path = scope["path"]
             facts |= {"method": scope["method"], "path": path[:200], "status": status or 499}
             seconds = time.perf_counter() - started

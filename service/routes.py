@@ -16,8 +16,9 @@ from service.answers import headers_of, native, plain, refuse_partial, stream
 from service.errors import answer_to, detail_of
 from service.forms import File, form_schema
 from service.metrics import CONTENT_TYPE
+from service.models import Models
 from service.openai_form import Asked, DetectForm, TranscribeForm, options_of, read_detect, read_transcribe
-from service.request import facts, loaded, means, unless_disconnected
+from service.request import copy_to_shadow, facts, loaded, means, unless_disconnected, usable
 from service.state import Loaded
 from service.terms import OnTerms
 from service.transcribe import Answer, Means, first_result, transcribe
@@ -26,7 +27,7 @@ from speech.languages import LANGUAGES
 from speech.transcribe import Options
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": schemas.Error} for status in (400, 413, 415, 422, 500, 503, 504)
+    status: {"model": schemas.Error} for status in (400, 404, 413, 415, 422, 500, 503, 504)
 }
 NOT_READY: dict[int | str, dict[str, Any]] = {503: {"model": schemas.Error}}
 
@@ -46,14 +47,15 @@ async def transcribe_files(request: Request, terms: OnTerms) -> Any:
     """
     state = request.app.state
     strict = state.settings.strict
-    model = loaded(request)
-    served_with = means(request.app, model, terms)
+    loaded(request)  # or there is no need to read the upload
     async with AsyncExitStack() as opened:
         started = time.perf_counter()
         with state.metrics.stage("upload"):
             form = await opened.enter_async_context(open_form(request, state.settings.max_upload_bytes))
         uploaded = time.perf_counter()
         asked = read_transcribe(form, strict=strict)
+        model = loaded(request, asked.form.model or None)
+        served_with = means(request.app, model, terms)
         asked, options = options_of(asked, model, task="transcribe", strict=strict)
         tokenizer, ref = model.scheduler.engine.tokenizer, model.version.ref
 
@@ -68,17 +70,18 @@ async def transcribe_files(request: Request, terms: OnTerms) -> Any:
             def done(answer: Answer) -> dict[str, Any]:
                 return {"type": "transcript.text.done"} | answered(answer).model_dump()
 
-            headers = headers_of(asked, ref)
-            return await stream(request, opened.pop_all(), asked, options, served_with, headers, done)
+            headers = headers_of(asked)
+            return await stream(request, model, opened.pop_all(), asked, options, served_with, headers, done)
         if len(asked.files) > 1:
             work = _several(request, served_with, asked, options, answered)
             results = await unless_disconnected(request, work)
-            return JSONResponse(schemas.Transcriptions(results=results).model_dump(), headers=headers_of(asked, ref))
+            return JSONResponse(schemas.Transcriptions(results=results).model_dump(), headers=headers_of(asked))
         work_on_one = transcribe(asked.files[0].content, options, served_with)
         answer = await unless_disconnected(request, work_on_one)
+        await copy_to_shadow(request, model, asked.files[0].content, options, answer.transcription.text)
     body = answered(answer)
     request.state.facts |= facts(answer.transcription)
-    headers = headers_of(asked, ref, answer)
+    headers = headers_of(asked, answer)
     return plain(asked, answer.transcription, headers) or JSONResponse(body.model_dump(), headers=headers)
 
 
@@ -107,18 +110,18 @@ async def _several(
 
 
 @router.post("/detect-language", responses=ERRORS, openapi_extra=form_schema(DetectForm))
-async def detect_language(request: Request, response: Response, terms: OnTerms) -> schemas.LanguageDetection:
+async def detect_language(request: Request, terms: OnTerms) -> schemas.LanguageDetection:
     """Say which language is spoken in the first 30 s of speech."""
     state = request.app.state
-    model = loaded(request)
+    loaded(request)  # or there is no need to read the upload
     async with AsyncExitStack() as opened:
         with state.metrics.stage("upload"):
             form = await opened.enter_async_context(open_form(request, state.settings.max_upload_bytes))
         asked = read_detect(form)
+        model = loaded(request, asked.form.model or None)
         _, options = options_of(asked, model, task="transcribe", strict=state.settings.strict)
         work = first_result(asked.files[0].content, options, means(request.app, model, terms))
         result = await unless_disconnected(request, work)
-    response.headers["X-Whisperloop-Model"] = model.version.ref
     probabilities = {} if result is None else dict(result.language_probabilities or {})
     return schemas.LanguageDetection(
         language=None if result is None else result.language,
@@ -139,24 +142,32 @@ async def live() -> schemas.Health:
 @router.get("/health/ready", responses=NOT_READY)
 async def ready(request: Request) -> schemas.Health:
     """Answer 200 if there is a model to transcribe with, else what to do about it."""
-    loaded(request)
+    usable(request.app.state.models.main)
     return schemas.Health(status="ready")
 
 
 @router.get("/version")
 async def version(request: Request) -> schemas.About:
-    """Say which software and which model answer here."""
-    model = request.app.state.model
+    """Say which software and which models answer here, and which versions were refused."""
+    models: Models = request.app.state.models
+    seen = request.app.state.shadow.seen
     return schemas.About(
         whisperloop=_package_version(),
-        model=model.version if isinstance(model, Loaded) else None,
+        model=models.main.version if isinstance(models.main, Loaded) else None,
+        beside=[
+            schemas.Beside(place=place.ref, role=place.role, model=model.version)
+            for place, model in models.serving
+            if place.role != "main"
+        ],
+        refused=[schemas.Refused(**asdict(refused)) for refused in models.refused],
+        shadow=seen and schemas.Disagreement(**asdict(seen), rate=round(seen.rate, 4)),
     )
 
 
 @router.get("/v1/queue", responses=NOT_READY)
 async def queue(request: Request) -> schemas.Queue:
     """Say how much waits in front of a new request, and how long that will take."""
-    scheduler = loaded(request).scheduler
+    scheduler = usable(request.app.state.models.main).scheduler
     return schemas.Queue(
         speed=scheduler.speed,
         lanes={
@@ -169,9 +180,8 @@ async def queue(request: Request) -> schemas.Queue:
 @router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Tell operators how it goes, in Prometheus' text format."""
-    model = request.app.state.model
-    scheduler = model.scheduler if isinstance(model, Loaded) else None
-    return Response(request.app.state.metrics.render(scheduler), media_type=CONTENT_TYPE)
+    schedulers = {model.scheduler for place, model in request.app.state.models.serving if place.role != "shadow"}
+    return Response(request.app.state.metrics.render(schedulers), media_type=CONTENT_TYPE)
 
 
 def _package_version() -> str:

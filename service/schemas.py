@@ -123,11 +123,43 @@ class Version(BaseModel):
     loaded_at: datetime
 
 
+class Beside(BaseModel):
+    """A version that is loaded beside the model."""
+
+    place: str = Field(description="The reference that it is loaded for: name@alias or name@id.")
+    role: Literal["canary", "also", "shadow"] = Field(
+        description="canary: answers a share of requests; also: who asks for it; shadow: nobody, it hears copies."
+    )
+    model: Version
+
+
+class Refused(BaseModel):
+    """A version that is named and not served; who answered before goes on."""
+
+    place: str = Field(description="The reference that names it.")
+    ref: str = Field(description="The version.")
+    reason: str
+    when: datetime
+
+
+class Disagreement(BaseModel):
+    """How far the shadow's words are from those that were answered."""
+
+    ref: str = Field(description="The shadow's version.")
+    requests: int
+    edits: int = Field(description="Words to insert, delete or replace.")
+    words: int = Field(description="Of the longer transcript of each request.")
+    rate: float = Field(description="Edits a word, from 0 to 1.")
+
+
 class About(BaseModel):
-    """Which software and which model answer here."""
+    """Which software and which models answer here."""
 
     whisperloop: str = Field(description="The package's version.")
     model: Version | None = Field(description="Null until a model is loaded.")
+    beside: list[Beside] = Field(description="What else is loaded.")
+    refused: list[Refused]
+    shadow: Disagreement | None = Field(description="Null until a copy was compared.")
 
 
 class Health(BaseModel):

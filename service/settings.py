@@ -1,9 +1,10 @@
 """What can be set, by environment variables that start with `WHISPERLOOP_` (`WHISPERLOOP_PORT=9000`)."""
 
 from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from speech.device import Device
 
@@ -20,6 +21,23 @@ class Settings(BaseSettings):
     cache: Path = Field(
         default=Path("~/.cache/whisperloop"),
         description="Where it is kept how the CPU engine is best run on this machine.",
+    )
+
+    watch_seconds: float = Field(
+        default=2.0, ge=0, description="How often to look whether an alias that is served has moved; 0 for never."
+    )
+    canary_share: float = Field(
+        default=0.1, ge=0, le=1, description="The share of requests for the alias canary, if there is one; 0 for none."
+    )
+    shadow_share: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="The share of requests that the alias shadow transcribes, too, once they are answered; 0 for none.",
+    )
+    also: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Versions to serve by name beside the model, separated by commas: aliases, name@alias, name@id.",
     )
 
     host: str = Field(default="127.0.0.1", description="The address to listen on; 0.0.0.0 for all.")
@@ -45,3 +63,8 @@ class Settings(BaseSettings):
     shutdown_grace_s: int = Field(
         default=30, ge=0, description="Seconds that running requests get to finish when the service is stopped."
     )
+
+    @field_validator("also", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

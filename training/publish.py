@@ -1,4 +1,4 @@
-"""What goes into a version: checkpoint, CTranslate2 export, scores, hypotheses, provenance, card.
+"""What goes into a version: checkpoint, CTranslate2 export, smoke clip, scores, hypotheses, provenance, card.
 
 Called once a run, between fine-tuning and the gate. The context that the version will be served with is measured and
 settled here, before it is sealed.
@@ -19,6 +19,7 @@ from speech.context import ElasticContext
 from speech.convert import export_ctranslate2
 from speech.engine import load_engine
 from speech.scores import corpus_rate, difference_interval
+from speech.smoke import write_smoke_clip
 from speech.text import NORMALIZER_VERSION
 from training.card import model_card
 from training.config import TrainingConfig
@@ -35,6 +36,7 @@ from training.finetune import FineTuned
 from training.gate import Bounds
 from training.parity import MAX_CLIPS, ParityError, measure_parity
 from training.prepare import Data
+from training.smoke import candidates, choose_smoke_clip
 
 PACKAGES = ("torch", "transformers", "ctranslate2", "tokenizers", "numpy", "jiwer")
 
@@ -97,6 +99,12 @@ def publish_version(
     if not parity.holds:
         raise ParityError(parity)
     say(f"export: the checkpoint's words on {parity.same:.0%} of {parity.clips} clips")
+    with progress("choosing a smoke clip", len(candidates(data.of("dev")))) as advance:
+        smoke = choose_smoke_clip(staged, context, data.of("dev"), folder, advance)
+    if smoke is None:
+        say("smoke clip: none; on no short dev clip do checkpoint and export agree to the token")
+    else:
+        write_smoke_clip(staged, smoke)
     with progress("measuring the candidate", len(data.of("test"))) as advance:
         after = transcribe_utterances(load_engine(staged, context), data.of("test"), folder, advance)
 

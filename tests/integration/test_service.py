@@ -136,7 +136,7 @@ def test_two_concurrent_uploads_share_a_batch(registry, clip):
                 answers = await asyncio.gather(
                     *(client.post("/transcribe", files={"file": content}, data={"language": "it"}) for _ in range(3))
                 )
-                return [answer.json()["text"] for answer in answers], app.state.model.scheduler.stats()
+                return [answer.json()["text"] for answer in answers], app.state.models.main.scheduler.stats()
 
     texts, stats = asyncio.run(upload_three())
     assert len(set(texts)) == 1
@@ -167,7 +167,7 @@ from service.settings import Settings
 async def main():
     app = create_app(Settings(registry=sys.argv[1], model="whisper@production", device="cpu"))
     async with app.router.lifespan_context(app):
-        while not hasattr(app.state.model, "scheduler"):
+        while not hasattr(app.state.models.main, "scheduler"):
             await asyncio.sleep(0.05)
 asyncio.run(main())
 print([name for name in ("torch", "transformers", "datasets", "jiwer") if name in sys.modules])

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from service.app import Model, create_app
+from service.app import create_app
+from service.loading import Model
 from service.schemas import Context, Version
 from service.settings import Settings
 from speech.audio import SAMPLE_RATE

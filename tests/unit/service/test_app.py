@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 import anyio
 import pytest
 
-import service.app
 import service.loading
+import service.models
 from registry import Registry
 from service.app import create_app
 from service.loading import Model, Untuned, load_model
@@ -56,7 +56,7 @@ async def reason(client):
 
 async def settled(app, until):
     """Wait until loading came to an end."""
-    await until(lambda: "is being loaded" not in getattr(app.state.model, "reason", ""))
+    await until(lambda: "is being loaded" not in getattr(app.state.models.main, "reason", ""))
 
 
 async def test_the_production_version_is_served(version, settings, serve, engine, monkeypatch):
@@ -93,7 +93,7 @@ CLIP = 224  # positions of a 3 s clip with a margin of 64
 def loaded(engine, monkeypatch):
     """Load the echo engine as if it were the CPU's, and tell the tuning that it was loaded with."""
     tunings = []
-    monkeypatch.setattr(service.app, "CTranslate2Engine", type(engine))
+    monkeypatch.setattr(service.loading, "CTranslate2Engine", type(engine))
     monkeypatch.setattr(service.loading, "load_engine", lambda *_, tuning, **__: tunings.append(tuning) or engine)
     return tunings
 
@@ -149,8 +149,8 @@ def tune(tmp_path, monkeypatch):
             return answer
 
         calls = []
-        monkeypatch.setattr(service.app, "tune_when_idle", measured)
-        monkeypatch.setattr(service.app.CTranslate2Engine, "load", reload)
+        monkeypatch.setattr(service.models, "tune_when_idle", measured)
+        monkeypatch.setattr(service.loading.CTranslate2Engine, "load", reload)
         untuned = Untuned(tmp_path / "ctranslate2", tmp_path / "tuning.json")
 
         def create(*models):
@@ -178,8 +178,8 @@ async def test_the_engine_is_replaced_by_the_tuned_one(tune, model, engine, make
     calls, create = tune(tuning, lambda *given: loads.append(given) or tuned)
     app = create(model)
     async with serve(app) as client:
-        await until(lambda: app.state.model.version.engine == "echo, tuned")
-        scheduler = app.state.model.scheduler
+        await until(lambda: app.state.models.main.version.engine == "echo, tuned")
+        scheduler = app.state.models.main.scheduler
         assert scheduler.engine is tuned
         warm = len(tuned.batches)
         assert (await client.post("/transcribe", files={"file": ("a", wav(1))})).status_code == 200
@@ -199,7 +199,7 @@ async def test_the_replaced_engine_is_freed(tune, model, make_engine, serve, unt
     app = create(replace(model, engine=untuned))
     del untuned
     async with serve(app):
-        await until(lambda: app.state.model.version.engine == "echo, tuned")
+        await until(lambda: app.state.models.main.version.engine == "echo, tuned")
         await until(lambda: first() is None)
 
 
@@ -211,7 +211,7 @@ async def test_nothing_better_changes_nothing(tune, model, engine, serve, until,
     async with serve(app) as client:
         await until(lambda: calls)
         await anyio.sleep(0.02)
-        assert app.state.model.scheduler.engine is engine
+        assert app.state.models.main.scheduler.engine is engine
         assert (await client.get("/health/ready")).status_code == 200
 
 
@@ -225,7 +225,7 @@ async def test_a_tuned_engine_that_does_not_load_changes_nothing(
     app = create(model)
     async with serve(app) as client:
         await until(lambda: "as tuned" in caplog.text)
-        assert app.state.model.scheduler.engine is engine
+        assert app.state.models.main.scheduler.engine is engine
         assert (await client.post("/transcribe", files={"file": ("a", wav(1))})).status_code == 200
 
 
@@ -237,7 +237,7 @@ async def test_the_server_is_live_while_the_model_loads(make_app, serve, engine,
         await until(lambda: engine.batches)
         assert "is being loaded" in await reason(client)
         engine.gate.set()
-        await until(lambda: not hasattr(app.state.model, "reason"))
+        await until(lambda: not hasattr(app.state.models.main, "reason"))
         assert (await client.get("/health/ready")).status_code == 200
 
 
@@ -295,7 +295,7 @@ async def test_a_dead_scheduler_is_not_ready(make_app, serve):
     """Readiness is about decoding, not about having loaded once."""
     app = make_app()
     async with serve(app) as client:
-        await app.state.model.scheduler.close()
+        await app.state.models.main.scheduler.close()
         response = await client.get("/health/ready")
     assert response.status_code == 503
     assert "restart" in response.json()["error"]["message"]
@@ -324,7 +324,7 @@ async def test_the_interface_describes_itself(make_app, serve):
     async with serve(make_app()) as client:
         paths = (await client.get("/openapi.json")).json()["paths"]
     form = paths["/transcribe"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
-    assert form["properties"].keys() == {"file", "language", "task"}
+    assert form["properties"].keys() == {"file", "language", "task", "model"}
     assert form["required"] == ["file"]
 
 

@@ -143,12 +143,12 @@ async def test_a_full_queue_says_when_to_come_back(make_app, serve, wav, engine,
     async with serve(app) as client, anyio.create_task_group() as group:
         engine.gate.clear()
         group.start_soon(upload, client, 60)
-        await until(lambda: app.state.model.scheduler.stats().waiting_s > 0)
+        await until(lambda: app.state.models.main.scheduler.stats().waiting_s > 0)
         refused = await send(client, wav(20))
         check(refused, 503, "overloaded")
         assert int(refused.headers["retry-after"]) >= 1
         group.start_soon(upload, client, 5)
-        await until(lambda: app.state.model.scheduler.stats().waiting_s > 60)
+        await until(lambda: app.state.models.main.scheduler.stats().waiting_s > 60)
         engine.gate.set()
     assert [answer.status_code for answer in answers] == [200, 200]
 

@@ -56,7 +56,7 @@ async def test_it_is_prometheus_text(make_app, serve):
     for family in families:
         assert family.name.startswith("whisperloop_")
         assert len(family.documentation) > 10
-        assert family.type in {"counter", "gauge", "histogram"}
+        assert family.type in {"counter", "gauge", "histogram", "summary"}
         assert all(math.isfinite(sample.value) for sample in family.samples)
 
 
@@ -145,10 +145,10 @@ async def test_the_queue_is_told_as_it_is(make_app, engine, serve, wav, until):
         group.start_soon(upload, client, wav(1))
         await until(lambda: len(engine.batches) > warm)
         group.start_soon(upload, client, wav(2), "a.wav", {"X-Priority": "batch"})
-        await until(lambda: app.state.model.scheduler.stats().waiting_windows == 1)
+        await until(lambda: app.state.models.main.scheduler.stats().waiting_windows == 1)
         busy = await scrape(client)
         engine.gate.set()
-        await until(lambda: app.state.model.scheduler.is_idle)
+        await until(lambda: app.state.models.main.scheduler.is_idle)
         idle = await scrape(client)
     names = ("whisperloop_queue_windows", "whisperloop_queue_audio_seconds")
     assert [busy[name, "interactive"] for name in names] == [0, pytest.approx(1)]
@@ -209,7 +209,7 @@ def test_batches_are_counted_by_size():
     metrics = Metrics()
     for windows in (1, 4, 5):
         metrics.batch(Batch(windows=windows, audio_s=2.0, padded_s=3.0, waited_s=0.5, busy_s=0.25))
-    samples = parse(metrics.render(None).decode())
+    samples = parse(metrics.render([]).decode())
     assert samples["whisperloop_batch_windows_sum",] == 10
     assert [samples["whisperloop_batch_windows_bucket", size] for size in ("1.0", "4.0", "8.0")] == [1, 2, 3]
     assert samples["whisperloop_paid_seconds_total",] == 9

@@ -208,13 +208,13 @@ async def test_models_are_listed(make_app, serve):
         none = await client.get("/v1/models/whisper-9")
     assert [model["id"] for model in listed["data"]] == [
         "whisper-1",
+        "echo",
         "echo@production",
         "production",
-        "echo",
         "echo@1",
         "1",
     ]
-    assert one.json() == listed["data"][1]
+    assert one.json() == listed["data"][2]
     assert (none.status_code, none.json()["error"]["code"]) == (404, "model_not_found")
 
 
@@ -261,7 +261,7 @@ async def test_a_stream_that_cannot_be_sent_leaves_nothing_behind(make_app, serv
     async with serve(app):
         with pytest.raises((OSError, ExceptionGroup)):
             await app(scope | {"asgi": {"spec_version": "2.3"}, "http_version": "1.1"}, receive, send)
-        assert app.state.model.scheduler.is_idle
+        assert app.state.models.main.scheduler.is_idle
     assert len(engine.batches) < 4
 
 
@@ -283,7 +283,7 @@ async def test_who_left_keeps_a_place_until_its_thread_ends(make_app, serve, ton
     async with serve(app):
         monkeypatch.setattr(service.transcribe, "decode_audio", decode)
         tasks = [
-            asyncio.create_task(transcribe(io.BytesIO(b"x"), Wanted("it"), means(app, app.state.model)))
+            asyncio.create_task(transcribe(io.BytesIO(b"x"), Wanted("it"), means(app, app.state.models.main)))
             for _ in range(4 * DECODE_THREADS)
         ]
         for task in tasks:

@@ -107,7 +107,7 @@ async def test_what_looks_wrong_is_decoded_again(make_app, doubtful, serve, wav,
     async with serve(app) as client:
         form = {} if language is None else {"language": language}
         body = (await post(client, data, **form)).json()
-        assert app.state.model.scheduler.stats().waiting_s == pytest.approx(0)
+        assert app.state.models.main.scheduler.stats().waiting_s == pytest.approx(0)
     assert body["text"] == " ".join(map(words, pieces))
     asked = [(words(w.audio), w.full_context) for batch in engine.batches[1:] for w in batch]
     expected = [(words(piece), False) for piece in pieces] + [(words(pieces[i]), True) for i in (0, 2)]
@@ -131,7 +131,7 @@ async def test_silence_inside_a_file_is_not_decoded(make_app, make_engine, serve
     app = make_app(engine)
     async with serve(app) as client:
         body = (await post(client, wav(audio), language="it")).json()
-        assert app.state.model.scheduler.stats().audio_s == pytest.approx(12.3 + 5.3)
+        assert app.state.models.main.scheduler.stats().audio_s == pytest.approx(12.3 + 5.3)
     assert body["duration"] == 77
     times = [(segment["start"], segment["end"]) for segment in body["segments"]]
     assert times == [(0, pytest.approx(12.3)), (pytest.approx(71.7), 77)]
@@ -197,10 +197,10 @@ async def test_concurrent_uploads_share_a_batch(make_app, serve, wav, words, eng
         await until(lambda: len(engine.batches) > warm)
         group.start_soon(upload, client, 1)
         group.start_soon(upload, client, 2)
-        await until(lambda: app.state.model.scheduler.stats().waiting_windows == 2)
+        await until(lambda: app.state.models.main.scheduler.stats().waiting_windows == 2)
         engine.gate.set()
         await until(lambda: len(texts) == 3)
-        assert app.state.model.scheduler.stats().last_batch_sizes == (1, 2)
+        assert app.state.models.main.scheduler.stats().last_batch_sizes == (1, 2)
     assert texts == {i: expected(data, words)[0] for i, data in enumerate(files)}
 
 
@@ -254,9 +254,9 @@ async def test_a_client_that_leaves_frees_its_place(make_app, serve, wav, engine
         engine.gate.clear()
         async with anyio.create_task_group() as group:
             group.start_soon(app, scope, receive, send)
-            await until(lambda: app.state.model.scheduler.stats().waiting_windows >= 9)
+            await until(lambda: app.state.models.main.scheduler.stats().waiting_windows >= 9)
             gone.set()
-            await until(lambda: app.state.model.scheduler.stats().waiting_s == 0)
+            await until(lambda: app.state.models.main.scheduler.stats().waiting_s == 0)
         assert sent[1]["status"] == 499
         engine.gate.set()
         assert (await post(client, wav(1))).status_code == 200
@@ -275,6 +275,7 @@ async def test_one_line_is_logged_and_no_word_of_it(make_app, serve, wav, caplog
     line = json.loads(record.getMessage())
     assert line | {"ms": 0} == {
         "request_id": "call-1",
+        "model": "echo@1",
         "audio_s": 2.0,
         "segments": 1,
         "method": "POST",
