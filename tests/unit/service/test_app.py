@@ -155,7 +155,7 @@ def tune(tmp_path, monkeypatch):
 
         def create(*models):
             waiting = [replace(model, untuned=untuned) for model in models]
-            return create_app(Settings(), load=lambda _: waiting.pop())
+            return create_app(Settings(vad=False), load=lambda _: waiting.pop())
 
         return calls, create
 

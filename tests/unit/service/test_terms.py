@@ -62,12 +62,12 @@ async def test_a_deadline_that_cannot_be_met(make_app, make_engine, serve, wav, 
     engine = make_engine()
     app = make_app(engine)
     async with serve(app) as client, anyio.create_task_group() as group:
-        app.state.model.scheduler._measured.append((10.0, 1.0))  # as if it had been
+        app.state.models.main.scheduler._measured.append((10.0, 1.0))  # as if it had been
         engine.gate.clear()
         warm = len(engine.batches)
         for level in (0.3, 0.4, 0.5):
             group.start_soon(send, client, "/transcribe", wav(29, level))
-        await until(lambda: len(engine.batches) > warm and app.state.model.scheduler.stats().waiting_s > 86)
+        await until(lambda: len(engine.batches) > warm and app.state.models.main.scheduler.stats().waiting_s > 86)
         busy = await send(client, "/transcribe", wav(29), x_deadline_ms="6000")
         never = await send(client, "/transcribe", wav(29), x_deadline_ms="1000")
         engine.gate.set()
