@@ -179,9 +179,12 @@ def _serve(source: BinaryIO, sink: BinaryIO) -> None:
     while head := source.read(REQUEST.size):
         size, max_seconds = REQUEST.unpack(head)
         file = io.BytesIO(_read_exactly(source, size))
-        sink.write(DECLARED.pack(declared_seconds(file)))
+        declared_s = declared_seconds(file)
+        sink.write(DECLARED.pack(declared_s))
         verdict = {}
         try:
+            if declared_s > max_seconds:  # before hours of it are transcribed
+                raise AudioError("audio_too_long", f"The audio is longer than {max_seconds:g} seconds.")
             for block in _seconds_of(stream_audio(file, max_seconds=max_seconds)):
                 sink.write(LENGTH.pack(block.size))
                 sink.write(block.tobytes())

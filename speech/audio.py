@@ -118,12 +118,25 @@ def until_damage(
 
 
 def declared_seconds(source: bytes | Path | BinaryIO) -> float:
-    """Return how long the audio claims or is guessed to be, for planning only; 0 where that is not known."""
+    """Return how long the audio says it is, before it is decoded; 0 where that cannot be known.
+
+    Where a header says nothing that can be trusted, the packets' own durations are added up.
+    """
     try:
         with _open(source) as file:
             file.seek(0)
+            head = file.read(HEAD_BYTES)
+            file.seek(0)
             with av.open(file, "r", options={"protocol_whitelist": "none"}, metadata_errors="ignore") as container:
-                return max(0.0, (container.duration or 0) / 1_000_000)  # µs
+                if not container.streams.audio:
+                    return 0.0
+                stream = container.streams.audio[0]
+                declared_s = _declared_seconds(container, stream, head)
+                if declared_s or stream.time_base is None:
+                    return declared_s
+                if container.format.name == "wav" and stream.duration:  # by its size, which is what there is of it
+                    return float(stream.duration * stream.time_base)
+                return float(sum(packet.duration or 0 for packet in container.demux(stream)) * stream.time_base)
     except av.FFmpegError:
         return 0.0  # whoever decodes it says what is wrong
 

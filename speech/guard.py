@@ -34,8 +34,8 @@ COMPRESSION_RATIO_THRESHOLD = 2.4
 TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)
 """openai/whisper's ladder, after 0."""
 
-MAX_CHARACTERS_PER_SECOND = 40.0
-"""Letters and digits: the fastest speakers of the fastest languages stay below 30."""
+MAX_CHARACTERS_PER_SECOND = 30.0
+"""Letters and digits: the fastest of 544 professional prompts has 18, and nobody speaks twice as fast for long."""
 
 SPEECH_MARGIN = SAMPLE_RATE // 2  # a word may reach so far beyond detected speech
 

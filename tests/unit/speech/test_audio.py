@@ -393,9 +393,16 @@ def test_what_was_heard_before_the_damage_is_there(make, kept):
     assert sum(block.size for block in heard) / SAMPLE_RATE == pytest.approx(kept * SECONDS, abs=0.15)
 
 
-def test_the_declared_length_is_for_planning(make):
-    """It is there before anything is decoded, and zero where nothing can be known."""
-    assert declared_seconds(make("flac")) == pytest.approx(SECONDS, abs=0.1)
+@pytest.mark.parametrize(("muxer", "codec"), [("flac", "flac"), ("mp3", "libmp3lame"), ("adts", "aac"), ("wav", None)])
+def test_the_length_is_known_before_anything_is_decoded(encode_audio, chirp, make, monkeypatch, muxer, codec):
+    """By the header, or by the packets where no header tells; hours are refused before they are transcribed."""
+    encoded = make("wav-16") if codec is None else encode_audio(chirp(SECONDS, SAMPLE_RATE), muxer, codec)
+    monkeypatch.setattr(av, "AudioResampler", None)
+    assert declared_seconds(encoded) == pytest.approx(SECONDS, abs=4 * LOSSY_PADDING_S)
+
+
+def test_what_is_no_audio_has_no_length():
+    """Whoever decodes it says what is wrong."""
     assert declared_seconds(b"no audio") == 0.0
 
 
