@@ -176,7 +176,7 @@ def _groups(tokenizer: WhisperTokenizer, tokens: Sequence[int], language: str) -
         pending = []
         if said:
             groups.append(_group(parts, said))
-        elif groups and not _opens(word[0].text):
+        elif groups and not _opens("".join(part.text for part in word)):
             groups[-1] = _extended(groups[-1], parts)
         else:
             pending = parts
@@ -198,9 +198,9 @@ def _extended(group: _Group, parts: Sequence[_Part]) -> _Group:
 
 def _continues(before: str, text: str, *, spaced: bool) -> bool:
     """Say whether `text` belongs to the word that ends with `before`."""
-    if text[:1].isspace() or not text or not before:
-        return not text[:1].isspace()
-    if spaced:
+    if text[:1].isspace():
+        return False
+    if spaced or before.isspace() or not text:
         return True
     if unicodedata.category(text[0]).startswith("M"):  # a sign over or under a letter
         return True
