@@ -126,8 +126,7 @@ def cheapest_path(costs: NDArray[np.float32]) -> list[tuple[int, int]]:
         i = np.arange(max(1, diagonal - m), min(n, diagonal - 1) + 1)
         j = diagonal - i
         both, down, right = total[i - 1, j - 1], total[i - 1, j], total[i, j - 1]
-        # Where two are alike, the step is to the right.
-        chosen = np.where((both < down) & (both < right), 0, np.where((down < both) & (down < right), 1, 2))
+        chosen = np.where(right <= np.minimum(both, down), 2, np.where(both <= down, 0, 1))
         step[i, j] = chosen
         total[i, j] = costs[i - 1, j - 1] + np.choose(chosen, (both, down, right))
     step[0, :], step[:, 0] = 2, 1
@@ -135,5 +134,5 @@ def cheapest_path(costs: NDArray[np.float32]) -> list[tuple[int, int]]:
     i, j = n, m
     while i > 0 or j > 0:
         path.append((i - 1, j - 1))
-        i, j = i - (step[i, j] != 2), j - (step[i, j] != 1)
+        i, j = i - int(step[i, j] != 2), j - int(step[i, j] != 1)
     return path[::-1]
