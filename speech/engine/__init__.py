@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,11 +37,16 @@ MAX_PROMPT_TOKENS = 223
 class DecodingOptions:
     """How one window is decoded, in openai/whisper's names."""
 
-    beam_size: int = 1  # 1: greedily
+    beam_size: int = 1  # 1: greedily; no beams where tokens are sampled
     without_timestamps: bool = True
     token_logprobs: bool = False  # also return each token's log-probability
     word_timestamps: bool = False  # also return words, aligned by cross-attention
     temperature: float = 0.0  # 0: the most probable tokens; above: sampled
+
+    @property
+    def beams(self) -> int:
+        """The hypotheses that are followed side by side."""
+        return 1 if self.temperature > 0 else self.beam_size
 
 
 GREEDY = DecodingOptions()
@@ -81,7 +86,7 @@ class Word:
     start: float  # in a DecodingResult from the window's beginning, in a Segment from the audio's
     end: float
     word: str  # as it stands in the text: blank before, punctuation with it
-    probability: float  # geometric mean of its tokens'
+    probability: float  # geometric mean of its tokens', without the punctuation around it
     tokens: tuple[int, ...]
 
 
@@ -92,16 +97,24 @@ class DecodingResult:
     text: str
     tokens: tuple[int, ...]  # text tokens, and timestamps where they were asked for; no other special token
     language: str
-    language_probability: float  # 1.0 where the language was given
-    avg_logprob: float  # natural logarithm, mean over the tokens and the end token
+    language_probability: float  # among all that the model knows; 1.0 where the language was given
+    avg_logprob: float  # natural logarithm, mean over the tokens and the end token; at temperature 1, also if sampled
     no_speech_prob: float
     compression_ratio: float
     positions: int  # encoder positions that were paid for
     finish_reason: FinishReason = "stop"
     token_logprobs: tuple[float, ...] | None = None  # one a token; None where they were not asked for
     words: tuple[Word, ...] | None = None  # whose texts together are `text`; None where they were not asked for
-    temperature: float = 0.0
+    temperature: float = 0.0  # that the tokens were sampled with
     language_probabilities: Mapping[str, float] | None = None  # of all that were to choose from; None where given
+
+
+class DetectedLanguage(NamedTuple):
+    """A window's language, given or found."""
+
+    code: str
+    probability: float = 1.0
+    among: Mapping[str, float] | None = None  # of all that were to choose from, the most probable first
 
 
 class EngineError(Exception):
@@ -174,28 +187,54 @@ def load_engine(
     return CTranslate2Engine.load(folder / "ctranslate2", context, tuning)
 
 
+def choose_language(
+    tokenizer: WhisperTokenizer, window: Window, probabilities: Mapping[str, float]
+) -> DetectedLanguage:
+    """Return the language that a window is decoded in: the given one, or the most probable that it may be.
+
+    Probabilities are among all languages, as openai/whisper's: where few are allowed, their sum says whether it is any
+    of them.
+
+    Args:
+        tokenizer: of the model.
+        window: says the language, or which it may be.
+        probabilities: by code, of all languages that the model knows; not looked at where the language is given.
+
+    Raises:
+        UnknownLanguageError: the model knows one of them not.
+    """
+    if window.language is not None:
+        return DetectedLanguage(window.language)
+    allowed = [tokenizer.language_code(code) for code in window.languages] or list(probabilities)
+    among = dict(sorted(((code, probabilities[code]) for code in allowed), key=lambda item: -item[1]))
+    code = next(iter(among))
+    return DetectedLanguage(code, among[code], among)
+
+
 def make_result(
     tokenizer: WhisperTokenizer,
     generated: Sequence[int],
-    language: tuple[str, float],
+    language: DetectedLanguage,
     *,
     avg_logprob: float,
     no_speech_prob: float,
     positions: int,
     max_tokens: int,
     token_logprobs: Sequence[float] | None = None,
+    temperature: float = 0.0,
 ) -> DecodingResult:
     """Make a result of what an engine generated, special tokens left out, the text decoded and measured.
 
     Args:
         tokenizer: of the model.
         generated: without the end token.
-        language: its code and probability.
+        language: given or detected.
         avg_logprob: over `generated` and the end token.
         no_speech_prob: after the start token.
         positions: that were paid for.
         max_tokens: of the window; what goes beyond is left out.
         token_logprobs: one for each of `generated`.
+        temperature: that they were sampled with.
     """
     kept = [
         i
@@ -204,18 +243,19 @@ def make_result(
     ]
     tokens = tuple(generated[i] for i in kept)
     text = tokenizer.decode(tokens).strip()
-    code, probability = language
     return DecodingResult(
         text=text,
         tokens=tokens,
-        language=code,
-        language_probability=probability,
+        language=language.code,
+        language_probability=language.probability,
         avg_logprob=avg_logprob,
         no_speech_prob=no_speech_prob,
         compression_ratio=compression_ratio(text),
         positions=positions,
         finish_reason="length" if len(generated) >= max_tokens else "stop",
         token_logprobs=None if token_logprobs is None else tuple(token_logprobs[i] for i in kept),
+        temperature=temperature,
+        language_probabilities=language.among,
     )
 
 

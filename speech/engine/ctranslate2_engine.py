@@ -1,11 +1,12 @@
 """The CPU engine: CTranslate2, int8 where the processor has it, without torch.
 
 Features are numpy's; CTranslate2 takes any even number of frames up to 3,000 and encodes just those. It cannot be
-interrupted inside a call, and a call cannot mix options or lengths of prompts. How many workers and threads are best
+interrupted inside a call, and a call cannot mix options or lengths of prompts. What it samples cannot be had again: its
+workers draw from generators of their own. How many workers and threads are best
 on a machine is `speech.engine.tuning`'s business.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -16,15 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speech.checkpoint import read_json
-from speech.context import SAMPLES_PER_POSITION, ElasticContext
+from speech.context import FRAMES_PER_POSITION, SAMPLES_PER_POSITION, ElasticContext, positions_of
 from speech.engine import (
     MAX_PROMPT_TOKENS,
     CancelledError,
     DecodingOptions,
     DecodingResult,
+    DetectedLanguage,
     EngineError,
     IsCancelled,
     Window,
+    choose_language,
     decode_in_batches,
     make_result,
     never,
@@ -32,6 +35,7 @@ from speech.engine import (
 from speech.engine.tuning import Tuning, load_whisper
 from speech.features import log_mel_spectrogram, pad_or_trim
 from speech.tokens import N_TIMESTAMPS, WhisperTokenizer
+from speech.words import TokenTimes, starts_of, texts_to_align, with_words
 
 BATCH_POSITIONS = 4000
 """A batch holds no more audio than this, 80 s: longer ones decode no faster, and who comes meanwhile waits for them."""
@@ -106,27 +110,29 @@ class CTranslate2Engine:
         if all(is_cancelled(row) for row in range(len(windows))):
             return [CancelledError("cancelled") for _ in windows]
         languages = self._languages(encoded, windows)
-        prompts = [self._prompt(w, language) for w, (language, _) in zip(windows, languages, strict=True)]
+        prompts = [self._prompt(w, language.code) for w, language in zip(windows, languages, strict=True)]
         options = windows[0].options
         max_tokens = max(window.max_new_tokens for window in windows)
         generated = self._model.generate(
             encoded,
             prompts,
-            beam_size=options.beam_size,
+            beam_size=options.beams,
             # CTranslate2 generates half of max_length, and no more than it leaves after the prompt.
             max_length=max_tokens + max(max_tokens, len(prompts[0])),
             return_scores=True,
             return_no_speech_prob=True,
-            return_logits_vocab=options.token_logprobs and options.beam_size == 1,
+            return_logits_vocab=options.token_logprobs and options.beams == 1,
+            # Its scores are those of temperature 1, whichever is sampled with.
+            **({"sampling_topk": 0, "sampling_temperature": options.temperature} if options.temperature > 0 else {}),
         )
         logprobs: Sequence[Sequence[float] | None] = [None] * len(windows)
         if options.token_logprobs:
             logprobs = (
                 [self._chosen_logprobs(result, options) for result in generated]
-                if options.beam_size == 1
+                if options.beams == 1
                 else self._aligned_logprobs(encoded, prompts, [result.sequences_ids[0] for result in generated])
             )
-        return [
+        results: list[DecodingResult | EngineError] = [
             make_result(
                 self.tokenizer,
                 result.sequences_ids[0],
@@ -139,9 +145,13 @@ class CTranslate2Engine:
                 positions=positions,
                 max_tokens=window.max_new_tokens,
                 token_logprobs=row_logprobs,
+                temperature=options.temperature,
             )
             for window, language, result, row_logprobs in zip(windows, languages, generated, logprobs, strict=True)
         ]
+        texts = texts_to_align(self.tokenizer, windows, results)
+        times = self._times(encoded, windows, languages, texts) if texts else {}
+        return with_words(self.tokenizer, windows, results, times)
 
     def _chosen_logprobs(
         self, result: ctranslate2.models.WhisperGenerationResult, options: DecodingOptions
@@ -181,12 +191,37 @@ class CTranslate2Engine:
         timestamps = not window.options.without_timestamps
         return [*before, *self.tokenizer.prompt(language, window.task, timestamps=timestamps)]
 
-    def _languages(self, encoded: ctranslate2.StorageView, windows: list[Window]) -> list[tuple[str, float]]:
-        """Return code and probability for each window; the encoder's output is used twice, not computed twice."""
+    def _languages(self, encoded: ctranslate2.StorageView, windows: list[Window]) -> list[DetectedLanguage]:
+        """Return each window's language; the encoder's output is used twice, not computed twice."""
         if all(window.language is not None for window in windows):
-            return [(str(window.language), 1.0) for window in windows]
-        detected = self._model.detect_language(encoded)
+            return [choose_language(self.tokenizer, window, {}) for window in windows]
         return [
-            (window.language, 1.0) if window.language is not None else (ranked[0][0].strip("<|>"), float(ranked[0][1]))
-            for window, ranked in zip(windows, detected, strict=True)
+            choose_language(self.tokenizer, window, {token.strip("<|>"): float(p) for token, p in ranked})
+            for window, ranked in zip(windows, self._model.detect_language(encoded), strict=True)
         ]
+
+    def _times(
+        self,
+        encoded: ctranslate2.StorageView,
+        windows: list[Window],
+        languages: list[DetectedLanguage],
+        texts: Mapping[int, Sequence[int]],
+    ) -> dict[int, TokenTimes]:
+        """Align texts (by row) on the encoder output that they were decoded from."""
+        outputs = np.array(encoded)  # (batch, positions, width)
+        rows_by_start: dict[tuple[int, ...], list[int]] = {}  # a call has one start sequence
+        for row in texts:
+            prompt = self.tokenizer.prompt(languages[row].code, windows[row].task, timestamps=True)
+            rows_by_start.setdefault(tuple(prompt), []).append(row)
+        times = {}
+        for start, rows in rows_by_start.items():
+            aligned = self._model.align(
+                ctranslate2.StorageView.from_array(outputs[rows]),
+                list(start),
+                [list(texts[row]) for row in rows],
+                # Of their own each: so no row's times depend on what shares its call, and none lie in its padding.
+                [FRAMES_PER_POSITION * min(positions_of(windows[row].audio.size), outputs.shape[1]) for row in rows],
+            )
+            for row, alignment in zip(rows, aligned, strict=True):
+                times[row] = TokenTimes(starts_of(alignment.alignments), alignment.text_token_probs)
+        return times

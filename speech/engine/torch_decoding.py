@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import WhisperForConditionalGeneration
@@ -29,6 +30,8 @@ class Request:
     prompt: Sequence[int]  # previous text, start, language, task, and perhaps no timestamps
     max_tokens: int  # new ones at most
     timestamps: bool = False
+    temperature: float = 0.0  # above 0, tokens are drawn
+    seed: int = 0  # of the draw
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,7 @@ class _Sequence:
 def _search_greedily(
     batch: Batch, requests: Sequence[Request], filters: LogitFilters, logits: Tensor, is_cancelled: IsCancelled
 ) -> list[_Sequence | None]:
-    """Take the most probable token each time. The host only collects them, so a GPU need not wait for it."""
+    """Take the most probable token each time, or draw one. The host only collects them: a GPU need not wait for it."""
     steps_a_look = _steps_a_look(batch.device)
     n_steps = max(request.max_tokens for request in requests)
     timestamps = any(request.timestamps for request in requests)
@@ -177,6 +180,7 @@ def _search_greedily(
     logprobs: list[list[float]] = [[] for _ in requests]
     live = list(range(len(requests)))  # which request a row of the batch belongs to
     cancelled: set[int] = set()
+    draw = _Draw(requests, n_steps, batch.device) if any(request.temperature > 0 for request in requests) else None
     states = filters.start(requests)
     token = states[:, 1]
     unseen: list[tuple[Tensor, Tensor]] = []
@@ -184,10 +188,9 @@ def _search_greedily(
         if step:
             logits = batch.step(token)
         allowed = filters.apply(logits, states, first=step == 0, timestamps=timestamps)
-        best = allowed.max(-1)
-        token = best.indices
+        token = allowed.argmax(-1) if draw is None else draw(allowed, step)
         states = filters.advance(states, token)
-        unseen.append((token, best.values - allowed.logsumexp(-1)))
+        unseen.append((token, allowed.gather(1, token[:, None])[:, 0] - allowed.logsumexp(-1)))
         if len(unseen) < steps_a_look and step + 1 < n_steps:
             continue
         seen = [torch.stack(each, dim=1).tolist() for each in zip(*unseen, strict=True)]
@@ -209,10 +212,40 @@ def _search_greedily(
             batch.keep(kept)
             indices = torch.tensor(kept).to(batch.device)
             token, states = token[indices], states[indices]
+            if draw is not None:
+                draw.keep(indices)
     return [
         None if i in cancelled else _cut(tokens[i], logprobs[i], request.max_tokens, filters.eot)
         for i, request in enumerate(requests)
     ]
+
+
+class _Draw:
+    """Draws tokens for the rows that have a temperature, and takes the most probable ones for the others.
+
+    A row's numbers come from its own seed and are known before the first step, so its company changes nothing, and nor
+    does the device.
+    """
+
+    def __init__(self, requests: Sequence[Request], n_steps: int, device: torch.device) -> None:
+        temperatures = torch.tensor([request.temperature for request in requests], dtype=torch.float64)
+        uniform = np.stack([np.random.default_rng(request.seed).random(n_steps) for request in requests])
+        self._temperatures = temperatures[:, None].to(device)
+        self._uniform = torch.from_numpy(uniform).to(device)  # (rows, n_steps), in [0, 1)
+
+    def __call__(self, logits: Tensor, step: int) -> Tensor:
+        """Return a token a row; `logits` are of shape (rows, vocabulary), -inf where no token may come from."""
+        best = logits.argmax(-1)
+        is_drawn = self._temperatures > 0
+        scaled = logits.double() / torch.where(is_drawn, self._temperatures, 1.0)
+        shares = scaled.softmax(-1).cumsum(-1)
+        place = self._uniform[:, step, None] * shares[:, -1:]  # below the last share: rounding leaves it short of 1
+        drawn = torch.searchsorted(shares, place, right=True)[:, 0]  # the first whose share is beyond the place
+        return torch.where(is_drawn[:, 0], drawn, best)
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop the other rows."""
+        self._temperatures, self._uniform = self._temperatures[rows], self._uniform[rows]
 
 
 def _steps_a_look(device: torch.device) -> int:

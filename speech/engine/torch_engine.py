@@ -2,11 +2,13 @@
 
 Also runs on the CPU, where the conformance tests compare it with CTranslate2, and in training's evaluation, which
 hands its model over. Here are the batches, from audio to results; see `torch_decoder` for the arithmetic,
-`torch_decoding` for the search and `torch_graphs` for what makes small steps fast on a GPU.
+`torch_decoding` for the search, `torch_alignment` for the times of words, and `torch_graphs` for what makes small steps
+fast on a GPU.
 """
 
 import threading
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,25 +17,29 @@ from torch import Tensor
 from transformers import WhisperForConditionalGeneration
 
 from speech.audio import SAMPLE_RATE
-from speech.context import MAX_POSITIONS, SAMPLES_PER_POSITION, ElasticContext
+from speech.context import MAX_POSITIONS, SAMPLES_PER_POSITION, ElasticContext, positions_of
 from speech.encoder import encode
 from speech.engine import (
     MAX_PROMPT_TOKENS,
     CancelledError,
     DecodingResult,
+    DetectedLanguage,
     EngineError,
     IsCancelled,
     Window,
+    choose_language,
     decode_in_batches,
     make_result,
     never,
 )
+from speech.engine.torch_alignment import align
 from speech.engine.torch_decoder import Batch, memory_sizes
 from speech.engine.torch_decoding import Hypothesis, Request, decode
 from speech.engine.torch_features import log_mel_spectrogram
 from speech.engine.torch_graphs import ROWS, Graphs, Memory, padded_rows
 from speech.features import pad_or_trim
 from speech.tokens import WhisperTokenizer
+from speech.words import TokenTimes, texts_to_align, with_words
 
 GPU_BATCH = 32
 GPU_BATCH_POSITIONS = 16 * MAX_POSITIONS
@@ -108,7 +114,7 @@ class TorchEngine:
                 self.context,
                 self._decode,
                 batch_size=self.batch_size,
-                kind=lambda window: window.options.beam_size,  # rows of one batch have equally many lanes
+                kind=lambda window: window.options.beams,  # rows of one batch have equally many lanes
                 is_cancelled=is_cancelled,
             )
 
@@ -131,22 +137,25 @@ class TorchEngine:
     def _decode(
         self, positions: int, windows: list[Window], is_cancelled: IsCancelled
     ) -> list[DecodingResult | EngineError]:
-        beam_size = windows[0].options.beam_size
+        beam_size = windows[0].options.beams
         # Beams wait for the host at each step, and their lanes are many: no graphs for them, and memory of their own.
         memory = self._memory if beam_size == 1 else None
+        encoded = self._encode(positions, windows)
+        is_timed = any(window.options.word_timestamps for window in windows)
+        kept = encoded.clone() if is_timed else encoded  # what a graph computed is overwritten while tokens are decoded
         batch = Batch(
             self._model,
-            self._encode(positions, windows),
+            encoded,
             memory=memory,
             capacity=None if memory is None else self.batch_size(positions),
             graphs=self._graphs,
         )
         languages = self._languages(batch, windows)
-        requests = [self._request(window, code) for window, (code, _) in zip(windows, languages, strict=True)]
+        requests = [self._request(window, language.code) for window, language in zip(windows, languages, strict=True)]
         hypotheses = decode(
             self._model, batch, requests, self.tokenizer, beam_size=beam_size, is_cancelled=is_cancelled
         )
-        return [
+        results: list[DecodingResult | EngineError] = [
             CancelledError("cancelled")
             if hypothesis is None
             else make_result(
@@ -158,9 +167,31 @@ class TorchEngine:
                 positions=positions,
                 max_tokens=request.max_tokens,
                 token_logprobs=hypothesis.logprobs[: len(hypothesis.tokens)] if window.options.token_logprobs else None,
+                temperature=window.options.temperature,
             )
             for window, request, language, hypothesis in zip(windows, requests, languages, hypotheses, strict=True)
         ]
+        texts = texts_to_align(self.tokenizer, windows, results)
+        times = self._times(kept, windows, languages, texts) if texts else {}
+        return with_words(self.tokenizer, windows, results, times)
+
+    def _times(
+        self,
+        encoded: Tensor,
+        windows: list[Window],
+        languages: list[DetectedLanguage],
+        texts: Mapping[int, Sequence[int]],
+    ) -> dict[int, TokenTimes]:
+        """Align texts (by row) on the encoder output that they were decoded from."""
+        aligned = align(
+            self._model,
+            encoded[list(texts)],
+            self.tokenizer,
+            [self.tokenizer.prompt(languages[row].code, windows[row].task) for row in texts],
+            list(texts.values()),
+            [min(positions_of(windows[row].audio.size), encoded.shape[1]) for row in texts],
+        )
+        return dict(zip(texts, aligned, strict=True))
 
     def _encode(self, positions: int, windows: list[Window]) -> Tensor:
         """Return the encoder's output, shape (windows, positions, d_model)."""
@@ -176,17 +207,16 @@ class TorchEngine:
         still[:rows].copy_(features)
         return self._graphs.run(("encode", still.shape), lambda: encode(encoder, still))[:rows]
 
-    def _languages(self, batch: Batch, windows: list[Window]) -> list[tuple[str, float]]:
-        """Return code and probability for each window, from the step after the start token (Whisper §2.3)."""
+    def _languages(self, batch: Batch, windows: list[Window]) -> list[DetectedLanguage]:
+        """Return each window's language, from the step after the start token (Whisper §2.3)."""
         if all(window.language is not None for window in windows):
-            return [(str(window.language), 1.0) for window in windows]
-        codes = list(self.tokenizer.languages)
+            return [choose_language(self.tokenizer, window, {}) for window in windows]
+        codes, tokens = zip(*self.tokenizer.languages.items(), strict=True)
         # Also for rows whose language is known: a step of theirs costs less than leaving them out.
-        logits = batch.start(self.tokenizer.sot)[:, list(self.tokenizer.languages.values())]
-        best = logits.softmax(-1).max(-1)
+        probabilities = batch.start(self.tokenizer.sot)[:, list(tokens)].softmax(-1).tolist()
         return [
-            (window.language, 1.0) if window.language is not None else (codes[index], probability)
-            for window, probability, index in zip(windows, best.values.tolist(), best.indices.tolist(), strict=True)
+            choose_language(self.tokenizer, window, dict(zip(codes, row, strict=True)))
+            for window, row in zip(windows, probabilities, strict=True)
         ]
 
     def _request(self, window: Window, language: str) -> Request:
@@ -197,7 +227,9 @@ class TorchEngine:
             raise ValueError("the prompt has tokens that the model does not know")
         prompt = [*before, *self.tokenizer.prompt(language, window.task, timestamps=timestamps)]
         room = self._model.config.max_target_positions - len(prompt) + 1  # the last token is not read
-        return Request(prompt, min(window.max_new_tokens, room), timestamps)
+        temperature = window.options.temperature
+        seed = zlib.crc32(window.audio.tobytes()) if temperature > 0 else 0  # the same audio has the same answer
+        return Request(prompt, min(window.max_new_tokens, room), timestamps, temperature, seed)
 
 
 def batch_size(positions: int) -> int:

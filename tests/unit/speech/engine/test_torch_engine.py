@@ -212,6 +212,128 @@ def test_both_engines_give_the_tokens_the_same_probabilities(engine, ctranslate2
         assert one.token_logprobs == pytest.approx(other.token_logprobs, abs=1e-3)
 
 
+def test_both_engines_say_the_same_words_at_the_same_times(engine, ctranslate2_engine, recordings):
+    """Cross-attention is the same in both, at every context; times differ by a position at most."""
+    windows = [replace(window, options=DecodingOptions(word_timestamps=True)) for window in recordings]
+    for window, one, other in zip(windows, *(e.transcribe(windows) for e in (engine, ctranslate2_engine)), strict=True):
+        assert [word.word for word in one.words] == [word.word for word in other.words]
+        assert [word.tokens for word in one.words] == [word.tokens for word in other.words]
+        assert "".join(word.word for word in one.words).strip() == one.text
+        for ours, theirs in zip(one.words, other.words, strict=True):
+            assert (ours.start, ours.end) == pytest.approx((theirs.start, theirs.end), abs=0.0201)
+            assert ours.probability == pytest.approx(theirs.probability, rel=1e-2)
+        assert one.words[-1].end <= window.audio.size / 16_000 + 1e-9
+
+
+def test_words_are_as_alone_in_any_company(engine, ctranslate2_engine, recordings):
+    """Neighbours with words and without, of other languages and lengths, move no word."""
+    options = DecodingOptions(word_timestamps=True)
+    for each in (engine, ctranslate2_engine):
+        windows = [replace(window, options=options, full_context=i % 2 == 0) for i, window in enumerate(recordings)]
+        for window, result in zip(windows, each.transcribe([*windows, *recordings]), strict=False):
+            (alone,) = each.transcribe([window])
+            assert [(w.word, w.start, w.end) for w in result.words] == [(w.word, w.start, w.end) for w in alone.words]
+
+
+def test_words_are_of_what_was_said_with_timestamps_too(timed, recordings):
+    """Timestamps between the tokens are no words, and change no time of one."""
+    options = DecodingOptions(without_timestamps=False, word_timestamps=True)
+    for each in timed:
+        for result in each.transcribe([replace(window, options=options) for window in recordings]):
+            said = tuple(token for token in result.tokens if token < each.tokenizer.eot)
+            assert tuple(token for word in result.words for token in word.tokens) == said
+            assert "".join(word.word for word in result.words).strip() == result.text
+
+
+def test_words_share_the_encoders_output(engine, recordings, monkeypatch):
+    """The audio is encoded once, and without words nothing is aligned."""
+    calls = []
+    encode_one = engine._encode
+    monkeypatch.setattr(engine, "_encode", lambda *given: calls.append("encode") or encode_one(*given))
+    monkeypatch.setattr("speech.engine.torch_engine.align", lambda *_: pytest.fail("nobody asked"))
+    (result,) = engine.transcribe(recordings[:1])
+    assert result.words is None
+    monkeypatch.undo()
+    monkeypatch.setattr(engine, "_encode", lambda *given: calls.append("encode") or encode_one(*given))
+    (result,) = engine.transcribe([replace(recordings[0], options=DecodingOptions(word_timestamps=True))])
+    assert result.words
+    assert calls == ["encode", "encode"]
+
+
+def test_words_that_cannot_be_aligned_fail_their_window(engine, ctranslate2_engine, recordings, monkeypatch):
+    """Whoever asked for times gets no invented ones: an error, and the neighbours their answers."""
+
+    def broken(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("speech.engine.torch_engine.align", broken)
+    monkeypatch.setattr(ctranslate2_engine, "_times", broken)
+    windows = [recordings[0], replace(recordings[0], options=DecodingOptions(word_timestamps=True))]
+    for each in (engine, ctranslate2_engine):
+        plain, failed = each.transcribe(windows)
+        assert plain.text
+        assert isinstance(failed, EngineError)
+        assert "out of memory" in str(failed)
+
+
+def test_sampling_is_the_same_again(engine, recordings):
+    """The audio decides what is drawn: alone, in company, twice; another temperature draws otherwise."""
+    windows = [replace(window, options=DecodingOptions(temperature=0.8)) for window in recordings]
+    greedy = [result.tokens for result in engine.transcribe(recordings)]
+    first = engine.transcribe([*windows, *recordings])
+    assert [result.tokens for result in first[len(windows) :]] == greedy
+    assert [result.temperature for result in first] == [0.8] * len(windows) + [0.0] * len(windows)
+    for window, result, best in zip(windows, first, greedy, strict=False):
+        (alone,) = engine.transcribe([window])
+        assert alone.tokens == result.tokens != best
+    hotter = engine.transcribe([replace(window, options=DecodingOptions(temperature=1.0)) for window in recordings])
+    assert [r.tokens for r in hotter] != [r.tokens for r in first[: len(windows)]]
+
+
+def test_what_is_sampled_is_scored_at_temperature_one(engine, ctranslate2_engine, recordings):
+    """Its log-probability is the model's, in both engines: comparable with a greedy answer's, and seldom above it."""
+    for each in (engine, ctranslate2_engine):
+        hot = DecodingOptions(temperature=1.0, token_logprobs=True, beam_size=5)
+        sampled = each.transcribe([replace(window, options=hot) for window in recordings])
+        greedy = each.transcribe(recordings)
+        means = [sum(result.avg_logprob for result in results) for results in (sampled, greedy)]
+        assert means[0] < means[1]
+        for result in sampled:
+            assert result.temperature == 1.0
+            assert len(result.token_logprobs) == len(result.tokens)
+            ended = result.avg_logprob * (len(result.tokens) + 1) - math.fsum(result.token_logprobs)
+            assert ended < 1e-3
+            assert result.finish_reason == "stop" or ended == pytest.approx(0, abs=1e-3)
+
+
+def test_next_to_no_temperature_is_greedy(engine, ctranslate2_engine, recordings):
+    """The colder, the surer: the limit is the most probable token, suppressed ones never."""
+    for each in (engine, ctranslate2_engine):
+        cold = each.transcribe([replace(w, options=DecodingOptions(temperature=1e-4)) for w in recordings])
+        assert [result.tokens for result in cold] == [result.tokens for result in each.transcribe(recordings)]
+
+
+def test_the_language_is_one_of_those_allowed(engine, ctranslate2_engine, recordings):
+    """The most probable of them; probabilities are among all, of all that were to choose from, and only if detected."""
+    window = replace(recordings[1], language=None)
+    for each in (engine, ctranslate2_engine):
+        (free,) = each.transcribe([window])
+        ranked = list(free.language_probabilities.items())
+        assert set(free.language_probabilities) == {"en", "it", "ru"}
+        assert ranked == sorted(ranked, key=lambda item: -item[1])
+        assert math.fsum(free.language_probabilities.values()) == pytest.approx(1, abs=1e-4)
+        assert (free.language, free.language_probability) == ranked[0]
+        others = tuple(code for code, _ in reversed(ranked[1:]))
+        (bound,) = each.transcribe([replace(window, languages=others)])
+        assert (bound.language, bound.language_probability) == pytest.approx(ranked[1])
+        assert list(bound.language_probabilities) == [code for code, _ in ranked[1:]]
+        (told,) = each.transcribe([replace(window, language="ru", languages=("it",))])
+        assert (told.language, told.language_probability, told.language_probabilities) == ("ru", 1.0, None)
+        (unknown,) = each.transcribe([replace(window, languages=("it", "de"))])
+        assert isinstance(unknown, EngineError)
+        assert "de" in str(unknown)
+
+
 def test_it_says_whether_the_end_came(engine, chirp):
     """A text cut short is told from a whole one."""
     (whole,) = engine.transcribe([Window(chirp(1.0), "it")])
