@@ -155,3 +155,4 @@ def lying_headers_are_no_server_errors(server: Server) -> None:
     for at, lie in ((4, b"\xff" * 4), (40, b"\xff\xff\xff\x7f"), (22, b"\0\0"), (24, b"\0" * 4), (34, b"\0\0")):
         response = server.post(content[:at] + lie + content[at + len(lie) :])
         assert response.status_code in {200, 400}, f"status {response.status_code} for {lie!r} at {at}"
+    same_words(server.clip.text, body_of(server.post())["text"])
