@@ -2,6 +2,7 @@
 
 import re
 
+import httpx
 from openai.types.audio import Transcription, TranscriptionVerbose
 
 from tests.conformance.sound import CONTAINERS, SAME_FORMAT, read_wav
@@ -265,7 +266,7 @@ def other_methods_are_405(server: Server) -> None:
 
 @check("headers", "openai-openapi: security ApiKeyAuth; speaches answers 403")
 def wrong_key_is_401(server: Server) -> None:
-    """Where keys are asked for, a wrong one is 401 in the error object, before the file is read."""
+    """Where keys are asked for, a wrong one and none are 401 in the error object, before the file is read."""
     for path in ("models", "audio/transcriptions"):
         method = "GET" if path == "models" else "POST"
         response = server.http.request(method, path, headers={"Authorization": "Bearer sk-wrong"})
@@ -274,3 +275,4 @@ def wrong_key_is_401(server: Server) -> None:
         if response.status_code == 400 and names(error_of(response)["param"], "file"):
             raise Skip("this server asks for no key")
         refused(response, status=401)
+    refused(httpx.get(f"{server.http.base_url}models", timeout=server.timeout), status=401)
