@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: help setup demo serve lint format test test-unit test-integration test-full bench requirements clean
+.PHONY: help setup demo serve lint format conformance test test-unit test-integration test-full bench requirements clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -33,6 +33,11 @@ lint: $(READY) ## Check style, types and the import rule.
 format: $(READY) ## Mend what ruff can mend.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+URL ?= http://127.0.0.1:8000/v1
+conformance: $(READY) ## Run the conformance suite against a server (URL=...), and write docs/conformance.md.
+	$(BIN)/python -m tests.conformance --base-url $(URL) --upload-limit 100000000 --name Whisperloop \
+		--json runs/conformance.json --markdown docs/conformance.md
 
 test: test-unit test-integration ## Run the unit and the integration tier.
 
