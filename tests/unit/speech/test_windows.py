@@ -1,4 +1,4 @@
-"""The promises of cutting: nothing lost, nothing cut in a word, what is no speech left out, no more read than needed."""
+"""The promises of cutting: nothing lost, nothing cut in a word, no speech is left out, no more is read than needed."""
 
 import numpy as np
 import pytest
@@ -262,7 +262,7 @@ def shown(slices):
     listening=st.booleans(),
 )
 def test_a_stream_is_cut_as_the_whole_is(stretches, sizes, elastic, listening):
-    """Pieces of any size give the slices of the whole, their samples are the audio's, and together they are all of it."""
+    """Pieces of any size give the slices of the whole, with their samples; together they are all of it."""
     audio = sound(*stretches)
     pieces, position = [], 0
     while position < audio.size:
