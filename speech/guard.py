@@ -62,7 +62,7 @@ def next_attempt(window: Window, result: DecodingResult) -> Window | None:
     """
     if not looks_wrong(result):
         return None
-    if result.positions < MAX_POSITIONS:
+    if result.positions < MAX_POSITIONS and not window.full_context:
         return replace(window, full_context=True, features=None)
     higher = [temperature for temperature in TEMPERATURES if temperature > window.options.temperature]
     return replace(window, options=replace(window.options, temperature=higher[0])) if higher else None

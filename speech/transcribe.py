@@ -5,7 +5,7 @@ call `transcribe` and `transcribe_many`, which send them to the engine directly.
 what to believe `speech.guard`'s business.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -27,7 +27,7 @@ WINDOWS_AT_ONCE = 64
 UNSPACED = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
 """Languages that write no blank between words, as openai/whisper has them."""
 
-SENTENCE_END = tuple(".?!…。？！")
+SENTENCE_END = ".?!…。？！؟۔।።။"  # also of Arabic, Urdu, Hindi, Amharic and Burmese
 CLOSING = "\"'”’»)]」』"
 LONG_PAUSE_S = 1.0  # ends a segment as a full stop does
 
@@ -193,9 +193,13 @@ def _sentences(words: Sequence[Word], language: str) -> Iterator[list[Word]]:
     sentence: list[Word] = []
     for word in words:
         if sentence:
-            ended = sentence[-1].word.rstrip().rstrip(CLOSING).endswith(SENTENCE_END)
-            # "3.14" and "e.g." are one word to Whisper or begin without a blank.
-            begins = word.word.startswith(" ") or language in UNSPACED
+            text = "".join(before.word for before in sentence)
+            ended = text.rstrip().rstrip(CLOSING).endswith(tuple(SENTENCE_END))
+            # "3.14" and "e.g." are one word to Whisper or go on without a blank; without blanks, a quotation's end is
+            # a word of its own.
+            begins = word.word.startswith(" ") or (
+                language in UNSPACED and not word.word.startswith(tuple(SENTENCE_END + CLOSING))
+            )
             if begins and (ended or word.start - sentence[-1].end >= LONG_PAUSE_S):
                 yield sentence
                 sentence = []
@@ -229,11 +233,11 @@ class Assembly:
                 self._probabilities = result.language_probabilities
             if is_spoken(result):
                 self._samples[result.language] = self._samples.get(result.language, 0) + place.end - place.start
-            if result.temperature > RESET_TEMPERATURE:
-                self.said.clear()
         new = tuple(replace(segment, id=len(self._segments) + i) for i, segment in enumerate(segments))
         self._segments += new
         self.said = [*self.said, *(token for segment in new for token in segment.tokens)][-MAX_PROMPT_TOKENS:]
+        if result is not None and result.temperature > RESET_TEMPERATURE:
+            self.said.clear()
         blank = "" if result is None or result.language in UNSPACED else " "
         text = blank.join(segment.text for segment in new)
         if self._text and text:
@@ -307,7 +311,7 @@ def transcribe_many(
             _Piece(engine, audio, _with_codes(engine, wanted), opened)
             for audio, wanted in zip(audios, options, strict=True)
         ]
-        while pending := [piece for piece in pieces if piece.next is not None]:
+        while pending := [piece for piece in pieces if not piece.is_done]:
             taken: list[tuple[_Piece, list[tuple[Slice, Window | None]]]] = []
             room = WINDOWS_AT_ONCE
             for piece in pending:
@@ -330,15 +334,12 @@ class _Piece:
     """One piece of audio on its way: what is cut of it, and what was said so far."""
 
     def __init__(self, engine: Engine, audio: Audio | Iterable[Audio], options: Options, opened: ExitStack) -> None:
-        self._given = options
         self.options = options  # with the language, once it is known
         self.assembly = Assembly(options)
-        self._opened = opened.enter_context(ExitStack())
-        detector = self._opened.enter_context(vad.listen_if(options.vad))
-        blocks = [audio] if isinstance(audio, np.ndarray) else audio
-        self._cuts = cut_stream(blocks, elastic=engine.context.elastic, detector=detector)
-        self.next: tuple[Slice, Audio] | None = None
-        self._advance()
+        self.is_done = False  # all of it was taken
+        self._cuts = _cut(engine, audio, options)
+        opened.callback(self._cuts.close)
+        self._next: tuple[Slice, Audio] | None = None
 
     def take(self, room: int) -> list[tuple[Slice, Window | None]]:
         """Return the next places with what is to be decoded for them, at most `room` windows.
@@ -346,15 +347,18 @@ class _Piece:
         One window only, where the next depends on its answer.
         """
         taken: list[tuple[Slice, Window | None]] = []
-        while room > 0 and self.next is not None:
-            place, audio = self.next
-            self._advance()
+        following = self._next or next(self._cuts, None)
+        while room > 0 and following is not None:
+            place, audio = following
+            # One slice ahead: the last one ends the cutting, and the next piece takes its voice detector.
+            following = next(self._cuts, None)
             window = None if place.silent else window_of(audio, self.options, self.assembly.said)
             taken.append((place, window))
             if window is not None:
                 room -= 1
                 if window.language is None or self.options.condition_on_previous_text:
                     break
+        self._next, self.is_done = following, following is None
         return taken
 
     def add(self, place: Slice, result: DecodingResult | None) -> Added:
@@ -363,10 +367,14 @@ class _Piece:
             self.options = replace(self.options, language=result.language)
         return self.assembly.add(place, result)
 
-    def _advance(self) -> None:
-        self.next = next(self._cuts, None)
-        if self.next is None:
-            self._opened.close()  # the next piece takes its voice detector
+
+def _cut(
+    engine: Engine, audio: Audio | Iterable[Audio], options: Options
+) -> Generator[tuple[Slice, Audio], None, None]:
+    """Cut, with a voice detector that is taken at the first slice and given back after the last."""
+    blocks = [audio] if isinstance(audio, np.ndarray) else audio
+    with vad.listen_if(options.vad) as detector:
+        yield from cut_stream(blocks, elastic=engine.context.elastic, detector=detector)
 
 
 def _with_codes(engine: Engine, options: Options) -> Options:

@@ -70,14 +70,15 @@ def cut_stream(
         detector: tells speech from noise and music; None takes only silence for no speech.
     """
     heard = _Heard(blocks, detector)
-    start = 0
+    start, begun = 0, 0  # begun: so much of a stretch that is left out is in the window before
     while (ahead := heard.ahead(start)).size:
-        pauses = _pauses(ahead, heard.absences(start, ahead.size), elastic=elastic)
+        pauses = _pauses(ahead, heard.absences(start, ahead.size), begun, elastic=elastic)
         lead = _lead(pauses, ahead.size, ended=heard.ended)
         size = lead or _window_size(ahead, pauses, ended=heard.ended)
         audio = ahead[:size].copy()
         silent = bool(lead) or is_silent(audio) or not heard.speaks(start, start + size)
         yield Slice(start, start + size, silent, None if silent else heard.speech(start, start + size)), audio
+        begun = KEPT if any(pause.absent and pause.begin + KEPT == size for pause in pauses) else 0
         start += size
 
 
@@ -165,17 +166,24 @@ class _Pause(NamedTuple):
     absent: bool  # long enough, and nobody speaks: it is left out
 
 
-def _pauses(audio: Audio, absences: list[Span], *, elastic: bool) -> list[_Pause]:
-    """Return the pauses in audio, in order: what is quiet beside what is loud, and where nobody speaks for long."""
+def _pauses(audio: Audio, absences: list[Span], begun: int, *, elastic: bool) -> list[_Pause]:
+    """Return the pauses in audio, in order: what is quiet beside what is loud, and where nobody speaks for long.
+
+    One at the beginning is longer than it seems, by what is `begun`.
+    """
+
+    def length(begin: int, end: int) -> int:
+        return end - begin + (begun if begin == 0 else 0)
+
     shortest_silence, shortest_break = (SILENCE, BREAK) if elastic else (FULL_BREAK, FULL_BREAK)
     levels = _levels(audio)
     quiet = levels < max(10 ** (SILENCE_DBFS / 20), QUIET * float(np.quantile(levels, 0.95)))
-    left_out = [(begin, end) for begin, end in absences if end - begin >= shortest_break]
+    left_out = [(begin, end) for begin, end in absences if length(begin, end) >= shortest_break]
     pauses = []
     for begin, end in ((FRAME * begin, min(FRAME * end, audio.size)) for begin, end in _runs(quiet)):
         if end - begin < PAUSE or any(begin < e and b < end for b, e in left_out):
             continue
-        pauses.append(_Pause(begin, end, end - begin >= shortest_silence and is_silent(audio[begin:end])))
+        pauses.append(_Pause(begin, end, length(begin, end) >= shortest_silence and is_silent(audio[begin:end])))
     # Where every window costs 30 s, a pause is no place to end one.
     kept = [pause for pause in pauses if elastic or pause.absent]
     return sorted([*kept, *(_Pause(begin, end, absent=True) for begin, end in left_out)])

@@ -1,10 +1,14 @@
-"""Sounds encoded on the spot, and a checkpoint to be tampered with."""
+"""Sounds encoded on the spot, what an engine might say of them, and a checkpoint to be tampered with."""
 
+import dataclasses
 import io
 
 import av
 import numpy as np
 import pytest
+
+from speech.audio import SAMPLE_RATE
+from speech.engine import DecodingResult
 
 
 def _chirp(seconds, rate=16_000, *, low=200.0, high=1500.0):
@@ -41,6 +45,50 @@ def chirp():
 def encode_audio():
     """Return the function that encodes samples in a container."""
     return _encode
+
+
+def _tone(seconds, level=0.3):
+    times = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    return (level * np.sin(2 * np.pi * 220 * times)).astype(np.float32)
+
+
+def _with_pauses(seconds, *pauses):
+    audio = _tone(seconds)
+    for start, end in pauses:
+        audio[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)] = 0
+    return audio
+
+
+def _result(text="ciao", **changes):
+    said = DecodingResult(
+        text=text,
+        tokens=(1, 2),
+        language="it",
+        language_probability=1.0,
+        avg_logprob=-0.2,
+        no_speech_prob=0.01,
+        compression_ratio=1.1,
+        positions=64,
+    )
+    return dataclasses.replace(said, **changes)
+
+
+@pytest.fixture(scope="session")
+def tone():
+    """Return the function that makes something that is loud throughout: seconds, level."""
+    return _tone
+
+
+@pytest.fixture(scope="session")
+def with_pauses():
+    """Return the function that makes a tone with silences, given as (start, end) in seconds."""
+    return _with_pauses
+
+
+@pytest.fixture(scope="session")
+def result():
+    """Return the function that makes what an engine says of a window."""
+    return _result
 
 
 @pytest.fixture
