@@ -57,7 +57,7 @@ def test_a_folder_is_transcribed_as_the_service_would(run, folder, address, clip
     assert result.stdout == ""
 
 
-def test_a_pipe_gives_the_words(run, folder, clip):
+def test_a_pipe_gives_the_words(run, clip):
     """Standard input, as JSON on standard output; the version is named."""
     with clip.open("rb") as audio:
         result = run("transcribe", "-", "-f", "json", stdin=audio)
