@@ -1,14 +1,19 @@
-"""The service's command line: ``python -m service --help``."""
+"""The service's command line: ``python -m service --help``.
+
+Without a command, it serves. Commands live in modules of their own, which import what computes only when they are run:
+the time from here to the first answer is a promise (docs/benchmarks.md).
+"""
 
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
+from service.command_bench import bench
+from service.command_line import ModelOption, RegistryOption, option, read_settings, stop
+from service.command_transcribe import transcribe
 from service.lookup import find_version
 from service.settings import Settings
 
@@ -28,35 +33,40 @@ LOGGING: dict[str, Any] = {
 }
 
 
-def _option(name: str) -> Any:
-    field = Settings.model_fields[name]
-    return typer.Option(help=f"{field.description} (WHISPERLOOP_{name.upper()}, {field.default})")
+class _ServesByDefault(typer.core.TyperGroup):
+    """Takes options without a command as the server's."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or (args[0].startswith("-") and args[0] != "--help"):
+            args = ["serve", *args]
+        return super().parse_args(ctx, args)
 
 
 def _epilog() -> str:
-    others = [name for name in Settings.model_fields if name not in {"host", "port", "model", "registry"}]
-    lines = (f"WHISPERLOOP_{name.upper()} ({Settings.model_fields[name].default})" for name in others)
-    return "More settings, by environment: " + ", ".join(lines) + "."
+    lines = (f"WHISPERLOOP_{name.upper()} ({field.default})" for name, field in Settings.model_fields.items())
+    return "All settings, by environment: " + ", ".join(lines) + "."
 
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(
+    cls=_ServesByDefault,
+    add_completion=False,
+    help="Serve a model over HTTP (the default), transcribe files, or measure this machine.",
+    epilog=_epilog(),
+)
+app.command()(transcribe)
+app.command()(bench)
 
 
 @app.command(epilog=_epilog())
 def serve(
     *,
-    host: Annotated[str | None, _option("host")] = None,
-    port: Annotated[int | None, _option("port")] = None,
-    model: Annotated[str | None, _option("model")] = None,
-    registry: Annotated[Path | None, _option("registry")] = None,
+    host: Annotated[str | None, option("host")] = None,
+    port: Annotated[int | None, option("port")] = None,
+    model: ModelOption = None,
+    registry: RegistryOption = None,
 ) -> None:
     """Serve a model version over HTTP: POST /transcribe, GET /health/ready, /version and /docs."""
-    given: dict[str, Any] = {"host": host, "port": port, "model": model, "registry": registry}
-    try:
-        settings = Settings(**{name: value for name, value in given.items() if value is not None})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise _stop(f"{first['loc'][0]} (WHISPERLOOP_{str(first['loc'][0]).upper()}): {first['msg']}") from error
+    settings = read_settings(host=host, port=port, model=model, registry=registry)
     listener = _listen(settings.host, settings.port)
     # While the model is verified and loaded, the rest of the program is, too: together they take a third less.
     loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
@@ -95,12 +105,7 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server(address, family=family)
     except OSError as error:
         why = str(error.strerror).partition(" (")[0]  # the parenthesis says it all again
-        raise _stop(f"cannot listen on {host}:{port}: {why}; choose another with --port") from error
-
-
-def _stop(message: str) -> typer.Exit:
-    typer.echo(f"error: {message}", err=True)
-    return typer.Exit(1)
+        raise stop(f"cannot listen on {host}:{port}: {why}; choose another with --port") from error
 
 
 if __name__ == "__main__":

@@ -146,7 +146,7 @@ def _fastest(run: Callable[[], None]) -> float:
 
 def cache_file(cache: Path, version: str, positions: int) -> Path:
     """Return where the tuning of a version on this machine is kept."""
-    machine = (_cpu(), cores(), ctranslate2.__version__)
+    machine = (processor(), cores(), ctranslate2.__version__)
     key = hashlib.sha256(json.dumps([*machine, version, positions]).encode()).hexdigest()[:16]
     return cache / "tuning" / f"{key}.json"
 
@@ -172,7 +172,8 @@ def write_cached(path: Path, tuning: Tuning) -> None:
     partial.replace(path)
 
 
-def _cpu() -> str:
+def processor() -> str:
+    """Return the processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

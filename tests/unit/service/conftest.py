@@ -141,24 +141,33 @@ def words() -> Callable[[NDArray[np.float32]], str]:
     return fingerprint
 
 
+def _version(echo: EchoEngine) -> Version:
+    return Version(
+        name="echo",
+        version="1",
+        ref=REF,
+        manifest_sha256="0" * 64,
+        base=None,
+        parent=None,
+        engine=echo.description,
+        context=Context(elastic=echo.context.elastic, margin=0),
+        loaded_at=datetime.now(UTC),
+    )
+
+
+@pytest.fixture
+def model(engine: EchoEngine) -> Model:
+    """The echo engine as it is loaded."""
+    return Model(engine, _version(engine))
+
+
 @pytest.fixture
 def make_app(engine: EchoEngine) -> Callable[..., FastAPI]:
     """Make an application that serves the echo engine, with any settings."""
 
     def make(echo: EchoEngine = engine, **settings: object) -> FastAPI:
-        version = Version(
-            name="echo",
-            version="1",
-            ref=REF,
-            manifest_sha256="0" * 64,
-            base=None,
-            parent=None,
-            engine=echo.description,
-            context=Context(elastic=echo.context.elastic, margin=0),
-            loaded_at=datetime.now(UTC),
-        )
         # The voice detector is right about tones: nobody speaks.
-        return create_app(Settings(**{"vad": False} | settings), load=lambda _settings: Model(echo, version))
+        return create_app(Settings(**{"vad": False} | settings), load=lambda _settings: Model(echo, _version(echo)))
 
     return make
 

@@ -156,7 +156,7 @@ def test_each_version_context_and_machine_has_its_own(tmp_path, monkeypatch):
     assert cache_file(tmp_path, "a" * 64, 160) == ours
     assert ours.is_relative_to(tmp_path)
     others = [cache_file(tmp_path, "b" * 64, 160), cache_file(tmp_path, "a" * 64, 1500)]
-    for name, value in (("_cpu", "another"), ("cores", 1234)):
+    for name, value in (("processor", "another"), ("cores", 1234)):
         with monkeypatch.context() as patch:
             patch.setattr(speech.engine.tuning, name, lambda value=value: value)
             others.append(cache_file(tmp_path, "a" * 64, 160))

@@ -1,0 +1,53 @@
+"""What the commands of ``python -m service`` share: their settings, their model, and how they fail: in one line."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from registry import RegistryError
+from service.lookup import find_version, reason
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.loading import Model
+
+
+def option(name: str, *spellings: str) -> Any:
+    """Return a setting as an option of the command line."""
+    field = Settings.model_fields[name]
+    return typer.Option(*spellings, help=f"{field.description} (WHISPERLOOP_{name.upper()}, {field.default})")
+
+
+ModelOption = Annotated[str | None, option("model")]
+RegistryOption = Annotated[Path | None, option("registry")]
+DeviceOption = Annotated[str | None, option("device")]
+
+
+def read_settings(**given: Any) -> Settings:
+    """Return the settings; what is given and not None goes before the environment."""
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise stop(f"{first['loc'][0]} (WHISPERLOOP_{str(first['loc'][0]).upper()}): {first['msg']}") from error
+
+
+def load(settings: Settings) -> "Model":
+    """Load the model that the service would serve."""
+    try:
+        version = find_version(settings)
+        from service.loading import load_model
+
+        return load_model(settings, version)
+    except RegistryError as error:
+        raise stop(reason(settings, error)) from error
+    except RuntimeError as error:  # a GPU was asked for, and there is none
+        raise stop(str(error)) from error
+
+
+def stop(message: str) -> typer.Exit:
+    """Print an error, and return what ends the program."""
+    typer.echo(f"error: {message}", err=True)
+    return typer.Exit(1)

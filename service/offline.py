@@ -1,0 +1,74 @@
+"""Files to transcripts without a server: many together, for speed, in bounded memory; one that fails fails alone.
+
+What is a file is `service.files`' business, and what is a transcript `speech.transcribe`'s.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.files import Input
+from speech.audio import SAMPLE_RATE, AudioError, declared_seconds, decode_audio, stream_audio
+from speech.engine import Engine, EngineError
+from speech.transcribe import Options, Transcription, transcribe, transcribe_many
+
+TOGETHER_S = 160.0
+"""Files are decoded together up to so much audio for each of the engine's workers: two of its largest batches."""
+
+Audio = NDArray[np.float32]
+Outcome = Transcription | AudioError | EngineError | OSError
+
+
+def transcripts(
+    engine: Engine,
+    inputs: Sequence[Input],
+    options: Options,
+    on_progress: Callable[[Input, float], None] = lambda _one, _seconds: None,
+) -> Iterator[tuple[Input, Outcome]]:
+    """Yield what was said in each input, or why that cannot be told.
+
+    Args:
+        engine: decodes.
+        inputs: in any number; no more than `TOGETHER_S` of them is in memory at once, and of a longer one less.
+        options: for all of them.
+        on_progress: told of the seconds that are done of an input that takes long.
+
+    Raises:
+        UnknownLanguageError: the model has no such language.
+    """
+    together: dict[Input, Audio] = {}
+    for one in inputs:
+        try:
+            if one.path is not None and declared_seconds(one.path) > TOGETHER_S:
+                yield one, _long(engine, one, one.path, options, on_progress)
+                continue
+            together[one] = decode_audio(sys.stdin.buffer.read() if one.path is None else one.path)
+        except (AudioError, EngineError, OSError) as error:
+            yield one, error
+        if sum(audio.size for audio in together.values()) >= TOGETHER_S * SAMPLE_RATE * engine.concurrency:
+            yield from _decode(engine, together, options)
+            together = {}
+    if together:
+        yield from _decode(engine, together, options)
+
+
+def _long(
+    engine: Engine, one: Input, path: Path, options: Options, on_progress: Callable[[Input, float], None]
+) -> Transcription:
+    """Transcribe a file while it is decoded."""
+    return transcribe(engine, stream_audio(path), options, lambda added: on_progress(one, added.seconds))
+
+
+def _decode(engine: Engine, together: dict[Input, Audio], options: Options) -> Iterator[tuple[Input, Outcome]]:
+    try:
+        results = transcribe_many(engine, list(together.values()), [options] * len(together))
+        yield from zip(together, results, strict=True)
+    except EngineError as error:
+        if len(together) == 1:
+            yield next(iter(together)), error
+            return
+        for one, audio in together.items():  # the others are not to blame
+            yield from _decode(engine, {one: audio}, options)

@@ -1,0 +1,103 @@
+"""``python -m service transcribe`` and ``bench``, as a user types them, with the real base model."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+
+@pytest.fixture(scope="module")
+def clip(italian):
+    """Return the file of a clip that whisper-base understands well."""
+    return Path(next(one.audio.path for one in italian if one.id.endswith("/agent-newlocation")))
+
+
+@pytest.fixture
+def run(registry):
+    """Return the command line."""
+
+    def invoke(*arguments, **options):
+        command = [sys.executable, "-m", "service", *map(str, arguments), "--registry", str(registry.root)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, **options)
+
+    return invoke
+
+
+@pytest.fixture
+def folder(clip, tmp_path):
+    """Return a folder with a good file, a bad one, and one that is done."""
+    shutil.copy(clip, tmp_path / "good.wav")
+    shutil.copy(clip, tmp_path / "done.wav")
+    (tmp_path / "bad.wav").write_bytes(clip.read_bytes()[:5000])
+    (tmp_path / "done.txt").write_text("done before\n")
+    return tmp_path
+
+
+def test_a_folder_is_transcribed_as_the_service_would(run, folder, address, clip):
+    """The good file has the service's words, the bad one a line, the one that was done is as it was; exit status 1."""
+    result = run("transcribe", folder, "--language", "it")
+    answer = httpx.post(
+        f"{address}/transcribe", files={"file": clip.read_bytes()}, data={"language": "it"}, timeout=300
+    ).json()
+    assert (folder / "good.txt").read_text() == answer["text"] + "\n"
+    assert (folder / "done.txt").read_text() == "done before\n"
+    assert not (folder / "bad.txt").exists()
+    lines = result.stderr.splitlines()
+    assert result.returncode == 1, result.stderr
+    assert lines[0] == "1 of 3 done already; --overwrite does them again"
+    assert any(line.startswith(f"error: {folder}/bad.wav: The audio is cut off") for line in lines)
+    assert lines[-1].endswith("; 1 failed")
+    assert result.stdout == ""
+
+
+def test_a_pipe_gives_the_words(run, clip):
+    """Standard input, as JSON on standard output; the version is named."""
+    with clip.open("rb") as audio:
+        result = run("transcribe", "-", "-f", "json", stdin=audio)
+    assert result.returncode == 0, result.stderr
+    answer = json.loads(result.stdout)
+    assert answer["language"] == "it"
+    assert answer["model"].startswith("whisper@")
+    assert answer["duration"] == pytest.approx(3.1, abs=0.2)
+
+
+def test_an_interrupted_run_goes_on(registry, clip, tmp_path):
+    """Ctrl-C ends it with a line and leaves whole transcripts; the same command does the rest, and only that."""
+    for i in range(60):
+        shutil.copy(clip, tmp_path / f"{i:02}.wav")
+    command = [sys.executable, "-m", "service", "transcribe", str(tmp_path), "-f", "srt", "--language", "it"]
+    command += ["--registry", str(registry.root)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not list(tmp_path.glob("*.srt")) and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        told = process.stderr.read()
+    assert process.returncode == 130, told
+    assert told.splitlines()[-1].endswith("of 60 done; the same command goes on with the rest")
+    done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.srt")}
+    assert 0 < len(done) < 60
+    assert not [path for path in tmp_path.iterdir() if path.suffix not in {".wav", ".srt"}]
+    subprocess.run(command, check=True, capture_output=True, timeout=600)
+    assert len(list(tmp_path.glob("*.srt"))) == 60
+    assert len({path.read_text() for path in tmp_path.glob("*.srt")}) == 1
+    assert all(path.stat().st_mtime_ns == mtime for path, mtime in done.items())
+
+
+def test_bench_measures_this_machine(run, clip):
+    """Figures above 0, and the model that they are of; a version that brings no speech asks for some."""
+    result = run("bench", "--audio", clip, "--language", "it", "--json", env=os.environ | {"WHISPERLOOP_THREADS": "2"})
+    assert result.returncode == 0, result.stderr
+    answer = json.loads(result.stdout)
+    assert answer["model"].startswith("whisper@")
+    assert (answer["workers"], answer["threads"], answer["tuned"]) == (1, 2, "set")
+    assert min(answer["crowd_speed"], answer["long_speed"], *answer["latency_s"].values()) > 0
+    without = run("bench")
+    assert without.returncode == 1
+    assert without.stderr.endswith("brings no speech to measure with; name some of yours: --audio FILE\n")
