@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from registry import RegistryError
 from service import openai_api, routes
 from service.errors import add_exception_handlers
+from service.jobs import api as jobs
 from service.loading import CLIP_SAMPLES, Model, Untuned, load_model, warm_up
 from service.lookup import reason
 from service.metrics import Metrics
@@ -43,7 +44,14 @@ def create_app(settings: Settings | None = None, *, load: Callable[[Settings], M
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.decode_limiter = anyio.CapacityLimiter(DECODE_THREADS)
         loading = asyncio.create_task(_become_ready(app, settings, load or load_model))
+        app.state.jobs = jobs.make_runner(app, settings)
+        working = app.state.jobs and asyncio.create_task(app.state.jobs.run(), name="job runner")
         yield
+        if working is not None:
+            working.cancel()  # what runs is given back, and goes on after the next start
+            with suppress(asyncio.CancelledError):
+                await working
+            app.state.jobs.store.close()
         loading.cancel()
         with suppress(asyncio.CancelledError):
             await loading
@@ -59,6 +67,7 @@ def create_app(settings: Settings | None = None, *, load: Callable[[Settings], M
     add_exception_handlers(app)
     app.include_router(routes.router)
     app.include_router(openai_api.router)
+    app.include_router(jobs.router)
     return app
 
 

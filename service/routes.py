@@ -100,7 +100,7 @@ def means(app: FastAPI, model: Loaded, terms: Terms = USUAL) -> Means:
     """Return what a request is served with."""
     max_seconds = app.state.settings.max_audio_seconds
     limiter = app.state.decode_limiter
-    return Means(model.scheduler, limiter, app.state.metrics, max_seconds, terms.lane, terms.deadline)
+    return Means(model.scheduler, limiter, app.state.metrics, max_seconds, terms.lane, terms.deadline, terms.on_admit)
 
 
 def facts(result: Transcription) -> dict[str, Any]:

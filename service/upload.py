@@ -92,13 +92,22 @@ async def read_upload(request: Request, max_bytes: int) -> AsyncIterator[Upload]
         ApiError: it is too large, or not the form that `OPENAPI` describes.
     """
     async with open_form(request, max_bytes) as form:
-        _check_fields(form)
-        file = form.get("file")
-        if not isinstance(file, UploadFile):
-            raise ApiError(
-                400, "invalid_request", "Send multipart/form-data with the audio as a file in the field 'file'.", "file"
-            )
-        yield Upload(file.file, _text(form, "language"), _task(_text(form, "task")))
+        yield read_form(form)
+
+
+def read_form(form: FormData) -> Upload:
+    """Check the form of POST /transcribe.
+
+    Raises:
+        ApiError: it is not the one that `OPENAPI` describes.
+    """
+    _check_fields(form)
+    file = form.get("file")
+    if not isinstance(file, UploadFile):
+        raise ApiError(
+            400, "invalid_request", "Send multipart/form-data with the audio as a file in the field 'file'.", "file"
+        )
+    return Upload(file.file, _text(form, "language"), _task(_text(form, "task")))
 
 
 def _limit_body(request: Request, max_bytes: int, max_text_bytes: int) -> Request:
