@@ -6,13 +6,14 @@ to run. Called by `service.__main__`, and by any ASGI server as a factory.
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import anyio
 from fastapi import FastAPI
 
 from service import decoder, openai_api, routes
 from service.errors import add_exception_handlers
+from service.jobs import api as jobs
 from service.loading import load_model
 from service.metrics import Metrics
 from service.models import Load, Models
@@ -34,8 +35,15 @@ def create_app(settings: Settings | None = None, *, load: Load | None = None) ->
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.decode_limiter = anyio.CapacityLimiter(DECODE_THREADS)
+        app.state.jobs = jobs.make_runner(app, settings)
         tasks = [asyncio.create_task(_follow(app.state.models)), asyncio.create_task(app.state.shadow.run())]
+        working = app.state.jobs and asyncio.create_task(app.state.jobs.run(), name="job runner")
         yield
+        if working is not None:
+            working.cancel()  # what runs is given back, and goes on after the next start
+            with suppress(asyncio.CancelledError):
+                await working
+            app.state.jobs.store.close()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -52,6 +60,7 @@ def create_app(settings: Settings | None = None, *, load: Load | None = None) ->
     add_exception_handlers(app)
     app.include_router(routes.router)
     app.include_router(openai_api.router)
+    app.include_router(jobs.router)
     return app
 
 

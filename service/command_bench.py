@@ -46,13 +46,14 @@ def bench(
         speech = _read(clip)
     from service.loading import warm_up
     from service.speed import measure
+    from speech.transcribe import Options
 
     try:
         code = None if language is None else loaded.engine.tokenizer.language_code(language)
     except ValueError as error:
         raise stop(str(error)) from error
     warm_up(loaded.engine)
-    speed = measure(loaded.engine, speech, code)
+    speed = measure(loaded.engine, speech, Options(language=code, vad=settings.vad))
     facts = _facts(loaded, settings)
     if as_json:
         import json

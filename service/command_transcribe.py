@@ -47,7 +47,9 @@ def transcribe(
     task: Annotated[str, typer.Option(help="transcribe, or translate into English.")] = "transcribe",
     prompt: Annotated[str | None, typer.Option(help="What was said before: its spelling is imitated.")] = None,
     beam_size: Annotated[int, typer.Option(min=1, max=10, help="Hypotheses that are followed; 1: greedily.")] = 1,
-    vad: Annotated[bool, typer.Option(help="Leave out what is no speech by Silero's voice detector.")] = True,
+    vad: Annotated[
+        bool | None, typer.Option("--vad/--no-vad", help="Leave out what is no speech by Silero's detector. (--vad)")
+    ] = None,
     guard: Annotated[str, typer.Option(help="Doubtful parts: redecode, mark, drop or keep.")] = "redecode",
     max_line_width: Annotated[int, typer.Option(min=1, help="Subtitles: letters a line; a Chinese one is two.")] = 42,
     max_line_count: Annotated[int, typer.Option(min=1, help="Subtitles: lines shown at once.")] = 2,
@@ -103,7 +105,7 @@ def transcribe(
             prompt=tuple(tokenizer.encode(prompt)) if prompt else (),
             word_timestamps=not TIMED.isdisjoint(wanted),
             beam_size=beam_size,
-            vad=vad,
+            vad=settings.vad if vad is None else vad,
             guard=cast("Guard", guard),
         )
         try:

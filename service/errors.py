@@ -22,6 +22,7 @@ logger = logging.getLogger("whisperloop.service")
 
 AUDIO_STATUS = {
     "empty_audio": 400,
+    "audio_too_short": 400,
     "unsupported_audio": 415,
     "truncated_audio": 422,
     "damaged_audio": 422,

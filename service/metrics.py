@@ -71,6 +71,12 @@ class Metrics:
             ["lane"],
             registry=self._registry,
         )
+        self._jobs = Counter(
+            "whisperloop_jobs",
+            "Jobs that came to an end, by status (succeeded, failed, cancelled).",
+            ["status"],
+            registry=self._registry,
+        )
         self._errors = Counter(
             "whisperloop_errors",
             "Requests that were not answered as asked, by the error's code (overloaded, deadline_exceeded).",
@@ -132,6 +138,10 @@ class Metrics:
         """Count an answered request; `path` is a route of ours, never what a caller wrote."""
         self._requests.labels(path, str(status)).inc()
         self._latency.labels(path).observe(seconds)
+
+    def job(self, status: str) -> None:
+        """Count a job that came to an end."""
+        self._jobs.labels(status).inc()
 
     def error(self, code: str) -> None:
         """Count an error that was answered; `code` is one of ours."""

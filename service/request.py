@@ -87,6 +87,7 @@ def means(app: FastAPI, model: Loaded, terms: Terms = USUAL) -> Means:
         vad=settings.vad,
         lane=terms.lane,
         deadline=terms.deadline,
+        on_admit=terms.on_admit,
     )
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from speech.device import Device
@@ -60,6 +60,22 @@ class Settings(BaseSettings):
     vad: bool = Field(
         default=True, description="Look for speech with Silero's voice detector; false leaves out silence only."
     )
+    database: str = Field(
+        default="sqlite:///runs/service.db",
+        description="Where jobs are kept until they are done and fetched (SQLAlchemy's URL); empty: no jobs.",
+    )
+    job_ttl_hours: float = Field(default=24, gt=0, description="Hours that a job's result is kept.")
+    max_jobs: int = Field(default=100, gt=0, description="Jobs that are not done, at most; beyond, 503.")
+    max_job_bytes: int = Field(
+        default=2_000_000_000, gt=0, description="Bytes of jobs' audio and results that are kept at most; beyond, 503."
+    )
+    webhook_hosts: str = Field(
+        default="",
+        description="Hosts that jobs may tell when they are done, with commas: host, host:port, http://host; none.",
+    )
+    webhook_secret: SecretStr = Field(
+        default=SecretStr(""), description="What messages are signed with: whsec_ and base64 of 24 to 64 bytes."
+    )
     shutdown_grace_s: int = Field(
         default=30, ge=0, description="Seconds that running requests get to finish when the service is stopped."
     )
@@ -68,3 +84,36 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("database")
+    @classmethod
+    def _is_a_database(cls, url: str) -> str:
+        if url:
+            from sqlalchemy import make_url
+            from sqlalchemy.exc import ArgumentError
+
+            try:
+                parsed = make_url(url)
+                parsed.get_dialect()
+            except ArgumentError as error:
+                raise ValueError(f"not a database: {error}; for example sqlite:///runs/service.db") from error
+            if parsed.get_backend_name() == "sqlite" and parsed.database in {None, "", ":memory:"}:
+                raise ValueError("name a file, as in sqlite:///runs/service.db: jobs are to survive a restart")
+        return url
+
+    @field_validator("webhook_hosts")
+    @classmethod
+    def _are_hosts(cls, hosts: str) -> str:
+        from service.jobs.webhooks import parse_hosts
+
+        parse_hosts(hosts)
+        return hosts
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _is_a_secret(cls, secret: SecretStr) -> SecretStr:
+        from service.jobs.webhooks import read_secret
+
+        if secret.get_secret_value():
+            read_secret(secret.get_secret_value())
+        return secret

@@ -43,22 +43,22 @@ class Speed:
     streams: int  # people who speak without a pause, in clips of `CROWD_CLIP_S`, and are answered in time
 
 
-def measure(engine: Engine, speech: NDArray[np.float32], language: str | None = None) -> Speed:
+def measure(engine: Engine, speech: NDArray[np.float32], options: Options) -> Speed:
     """Measure an engine that nobody else uses.
 
     Args:
         engine: warm.
         speech: 16 kHz mono, shape (n_samples,); repeated where it is too short.
-        language: of it; None: detected each time, which costs a step of the decoder.
+        options: without a language, it is detected each time, which costs a step of the decoder.
 
     Raises:
         EngineError: it cannot be decoded.
     """
-    latency = {seconds: _latency(engine, stretch(speech, seconds), language) for seconds in CLIPS_S}
+    latency = {seconds: _latency(engine, stretch(speech, seconds), options) for seconds in CLIPS_S}
     clip_s, long_clip_s = latency[CLIPS_S[0]], latency[CLIPS_S[1]]
     size = _within(CROWD, BUDGET_S / clip_s)
     crowd = [stretch(np.roll(speech, -i * SAMPLE_RATE // 3), CROWD_CLIP_S) for i in range(size)]
-    crowd_s = _time(lambda: transcribe_many(engine, crowd, [Options(language=language)] * size))
+    crowd_s = _time(lambda: transcribe_many(engine, crowd, [options] * size))
     long_s = float(_within(LONG_S, CLIPS_S[1] * BUDGET_S / long_clip_s))
     long = stretch(speech, long_s)
     crowd_speed = size * CROWD_CLIP_S / crowd_s
@@ -67,7 +67,7 @@ def measure(engine: Engine, speech: NDArray[np.float32], language: str | None = 
         crowd_clips=size,
         crowd_speed=round(crowd_speed, 2),
         long_s=long_s,
-        long_speed=round(long_s / _time(lambda: transcribe(engine, long, Options(language=language))), 2),
+        long_speed=round(long_s / _time(lambda: transcribe(engine, long, options)), 2),
         streams=math.floor(UTILIZATION * crowd_speed),
     )
 
@@ -77,11 +77,11 @@ def stretch(speech: NDArray[np.float32], seconds: float) -> NDArray[np.float32]:
     return np.resize(speech, round(seconds * SAMPLE_RATE))
 
 
-def _latency(engine: Engine, clip: NDArray[np.float32], language: str | None) -> float:
+def _latency(engine: Engine, clip: NDArray[np.float32], options: Options) -> float:
     """Return the median time of a lone clip."""
 
     def once() -> float:
-        return _time(lambda: transcribe(engine, clip, Options(language=language)))
+        return _time(lambda: transcribe(engine, clip, options))
 
     first = once()  # pays for what is made once, so that it is not counted unless there is no time for another
     return first if first > BUDGET_S else statistics.median(once() for _ in range(_within(ROUNDS, BUDGET_S / first)))

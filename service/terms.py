@@ -4,12 +4,13 @@ What follows from them is the scheduler's business.
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Header
 
-from service.turns import Lane
+from service.turns import Job, Lane
 
 MAX_DEADLINE_MS = 7 * 24 * 3_600_000
 
@@ -20,6 +21,7 @@ class Terms:
 
     lane: Lane = "interactive"
     deadline: float | None = None  # of the event loop's clock
+    on_admit: Callable[[Job], None] = lambda _: None  # told of the request's place in the scheduler's queue
 
 
 USUAL = Terms()

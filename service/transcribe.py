@@ -22,7 +22,7 @@ from speech.audio import SAMPLE_RATE, AudioError, until_damage
 from speech.engine import DecodingResult, Engine, Window
 from speech.guard import best
 from speech.transcribe import Assembly, OnAdded, Options, Transcription, again, ignore, window_of
-from speech.windows import Slice, cut_stream
+from speech.windows import Audio, Slice, cut_stream
 
 DECODE_THREADS = 2
 """Files that are decoded at once."""
@@ -32,6 +32,9 @@ PREPARED = 8
 
 WINDOWS_AHEAD = 32
 """Windows of a file that wait for the engine: some 60 MB at most."""
+
+MIN_SECONDS = 0.1
+"""Shorter audio is refused, in OpenAI's words: it is a mistake of whoever recorded it."""
 
 T = TypeVar("T")
 Cut = tuple[Slice, Window | None]
@@ -153,13 +156,24 @@ def _read(
     n_prepared = 0
     with decoding(file, means.max_seconds) as (seconds, blocks), vad.listen_if(options.vad and means.vad) as detector:
         declared.append(seconds)
-        heard = until_damage(blocks, faults.append)
+        heard = _long_enough(until_damage(blocks, faults.append), faults)
         for place, audio in cut_stream(heard, elastic=engine.context.elastic, detector=detector):
             window = None if place.silent else window_of(audio, options)
             if window is not None and n_prepared < PREPARED:
                 # Here, while the engine is busy with others.
                 window, n_prepared = engine.prepare(window), n_prepared + 1
             yield place, window
+
+
+def _long_enough(blocks: Iterator[Audio], faults: list[AudioError]) -> Iterator[Audio]:
+    """Pass audio on that is long enough to have a sound in it."""
+    n_samples = 0
+    for block in blocks:
+        n_samples += block.size
+        yield block
+    if n_samples < MIN_SECONDS * SAMPLE_RATE:
+        message = f"Audio file is too short. Minimum audio length is {MIN_SECONDS} seconds."
+        raise faults[0] if faults else AudioError("audio_too_short", message)
 
 
 @contextmanager

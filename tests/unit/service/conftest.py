@@ -106,6 +106,12 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.fixture(autouse=True)
+def _no_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep no jobs, and do none that lie in this checkout, unless a test names a database."""
+    monkeypatch.setenv("WHISPERLOOP_DATABASE", "")
+
+
 @pytest.fixture
 def engine() -> EchoEngine:
     """An engine that pays 30 s a window, as a base model's."""

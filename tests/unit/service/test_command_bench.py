@@ -11,6 +11,7 @@ import service.speed
 from service.__main__ import app
 from service.speed import measure, stretch
 from speech.audio import SAMPLE_RATE
+from speech.transcribe import Options
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def test_speech_is_repeated_or_cut(tone):
 @pytest.mark.usefixtures("quick")
 def test_a_slower_engine_is_measured_as_slower(make_engine, tone):
     """Latency is what a lone clip takes, speed is audio by time, streams are what the crowd's speed has room for."""
-    slow = measure(make_engine(seconds_a_batch=0.05), tone(1.0))
+    slow = measure(make_engine(seconds_a_batch=0.05), tone(1.0), Options(vad=False))
     assert slow.latency_s.keys() == {"3", "10"}
     assert all(latency_s >= 0.05 for latency_s in slow.latency_s.values())
     assert slow.crowd_clips == 4
@@ -43,14 +44,14 @@ def test_a_slower_engine_is_measured_as_slower(make_engine, tone):
 def test_an_engine_that_is_slow_is_asked_as_little_as_can_be(make_engine, tone):
     """Once for each of the four figures: a minute must do for any machine."""
     engine = make_engine(seconds_a_batch=0.05)
-    measure(engine, tone(1.0), "it")
+    measure(engine, tone(1.0), Options(language="it", vad=False))
     assert [len(batch) for batch in engine.batches if batch] == [1, 1, 4, 1]
 
 
 @pytest.mark.usefixtures("quick")
 def test_crowds_are_of_different_clips(engine, tone):
     """No two windows are the same work."""
-    measure(engine, np.concatenate([tone(2.0), tone(1.3, 0.9)]))
+    measure(engine, np.concatenate([tone(2.0), tone(1.3, 0.9)]), Options(vad=False))
     crowd = next(batch for batch in engine.batches if len(batch) >= 4)
     assert len({window.audio.tobytes() for window in crowd[:4]}) == 4
     assert {window.audio.size for window in crowd} == {3 * SAMPLE_RATE}

@@ -18,6 +18,8 @@ def run(model, monkeypatch, tmp_path):
     monkeypatch.setattr(service.command_transcribe, "load", lambda _settings: model)
     monkeypatch.chdir(tmp_path)
 
+    monkeypatch.setenv("WHISPERLOOP_VAD", "false")  # which is right about tones: nobody speaks
+
     def invoke(*arguments, **options):
         return CliRunner().invoke(app, ["transcribe", *arguments], **options)
 
