@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from service.command_keys import keys
+from service.keys import Keyring, KeysError
 from service.lookup import find_version
 from service.settings import Settings
 
@@ -40,10 +42,12 @@ def _epilog() -> str:
 
 
 app = typer.Typer(add_completion=False)
+app.add_typer(keys, name="keys")
 
 
-@app.command(epilog=_epilog())
+@app.callback(invoke_without_command=True, epilog=_epilog())
 def serve(
+    context: typer.Context,
     *,
     host: Annotated[str | None, _option("host")] = None,
     port: Annotated[int | None, _option("port")] = None,
@@ -51,12 +55,19 @@ def serve(
     registry: Annotated[Path | None, _option("registry")] = None,
 ) -> None:
     """Serve a model version over HTTP: POST /transcribe, GET /health/ready, /version and /docs."""
+    if context.invoked_subcommand is not None:
+        return
     given: dict[str, Any] = {"host": host, "port": port, "model": model, "registry": registry}
     try:
         settings = Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
         raise _stop(f"{first['loc'][0]} (WHISPERLOOP_{str(first['loc'][0]).upper()}): {first['msg']}") from error
+    try:
+        if settings.keys is not None:
+            Keyring(settings.keys)  # a mistake in it is one line, before anything is loaded
+    except KeysError as error:
+        raise _stop(str(error)) from error
     listener = _listen(settings.host, settings.port)
     # While the model is verified and loaded, the rest of the program is, too: together they take a third less.
     loader = ThreadPoolExecutor(1, thread_name_prefix="loader")

@@ -77,6 +77,15 @@ class Metrics:
             ["code"],
             registry=self._registry,
         )
+        self._key_requests = Counter(
+            "whisperloop_key_requests",
+            "Requests by API key, refused ones among them.",
+            ["key"],
+            registry=self._registry,
+        )
+        self._key_audio = Counter(
+            "whisperloop_key_audio_seconds", "Audio that was answered, by API key.", ["key"], registry=self._registry
+        )
         for lane in LANES:
             self._waiting.labels(lane)
             self._waiting_s.labels(lane)
@@ -132,6 +141,11 @@ class Metrics:
         """Count an answered request; `path` is a route of ours, never what a caller wrote."""
         self._requests.labels(path, str(status)).inc()
         self._latency.labels(path).observe(seconds)
+
+    def key_request(self, key: str, audio_s: float) -> None:
+        """Count a request of a key, by the key's name, and the seconds of audio that it was answered."""
+        self._key_requests.labels(key).inc()
+        self._key_audio.labels(key).inc(audio_s)
 
     def error(self, code: str) -> None:
         """Count an error that was answered; `code` is one of ours."""

@@ -43,6 +43,11 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="The address to listen on; 0.0.0.0 for all.")
     port: int = Field(default=8000, ge=0, le=65_535, description="The port to listen on; 0 for any that is free.")
 
+    keys: Path | None = Field(
+        default=None,
+        description="The file of API keys that `python -m service keys` keeps; none: whoever reaches it may ask.",
+    )
+
     max_upload_bytes: int = Field(default=100_000_000, gt=0, description="The largest file that is accepted, encoded.")
     max_audio_seconds: float = Field(default=4 * 3600, gt=0, description="The longest audio that is accepted, decoded.")
     max_queue_seconds: float = Field(
