@@ -23,6 +23,7 @@ from service.request_log import RequestLog
 from service.settings import Settings
 from service.shadow import Shadow
 from service.transcribe import DECODE_THREADS
+from service.upload import MAX_TEXT_BYTES, Buffered
 
 
 def create_app(settings: Settings | None = None, *, load: Load | None = None) -> FastAPI:
@@ -54,6 +55,8 @@ def create_app(settings: Settings | None = None, *, load: Load | None = None) ->
     app.state.metrics = Metrics()
     app.state.models = Models(settings, load or load_model, app.state.metrics)
     app.state.shadow = Shadow(app.state.models, app.state.metrics, settings.shadow_share, settings.max_audio_seconds)
+    # However little is allowed, one upload of the largest size is.
+    app.state.buffered = Buffered(max(settings.max_buffered_bytes, settings.max_upload_bytes + MAX_TEXT_BYTES))
     app.state.limits = Limits()
     # The last that is added sees a request first.
     if settings.keys is not None:

@@ -49,6 +49,14 @@ class Settings(BaseSettings):
     )
 
     max_upload_bytes: int = Field(default=100_000_000, gt=0, description="The largest file that is accepted, encoded.")
+    max_buffered_bytes: int = Field(
+        default=1_000_000_000,
+        gt=0,
+        description="The uploads of all requests that are in memory together; beyond it, new ones are refused (503).",
+    )
+    upload_timeout_s: float = Field(
+        default=30, gt=0, description="An upload of which nothing comes for so many seconds is given up (408)."
+    )
     max_audio_seconds: float = Field(default=4 * 3600, gt=0, description="The longest audio that is accepted, decoded.")
     max_queue_seconds: float = Field(
         default=3600,
