@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from service.command_bench import bench
+from service.command_keys import keys
 from service.command_line import ModelOption, RegistryOption, option, read_settings, stop
 from service.command_transcribe import transcribe
+from service.keys import Keyring, KeysError
 from service.lookup import find_version
 from service.settings import Settings
 
@@ -55,6 +57,7 @@ app = typer.Typer(
 )
 app.command()(transcribe)
 app.command()(bench)
+app.add_typer(keys, name="keys")
 
 
 @app.command(epilog=_epilog())
@@ -67,6 +70,11 @@ def serve(
 ) -> None:
     """Serve a model version over HTTP: POST /transcribe, GET /health/ready, /version and /docs."""
     settings = read_settings(host=host, port=port, model=model, registry=registry)
+    try:
+        if settings.keys is not None:
+            Keyring(settings.keys)  # a mistake in it is one line, before anything is loaded
+    except KeysError as error:
+        raise stop(str(error)) from error
     listener = _listen(settings.host, settings.port)
     # While the model is verified and loaded, the rest of the program is, too: together they take a third less.
     loader = ThreadPoolExecutor(1, thread_name_prefix="loader")

@@ -12,8 +12,11 @@ import anyio
 from fastapi import FastAPI
 
 from service import decoder, openai_api, routes
+from service.authorise import Authorise
 from service.errors import add_exception_handlers
 from service.jobs import api as jobs
+from service.keys import Keyring
+from service.limits import Limits
 from service.loading import load_model
 from service.metrics import Metrics
 from service.models import Load, Models
@@ -21,6 +24,7 @@ from service.request_log import RequestLog
 from service.settings import Settings
 from service.shadow import Shadow
 from service.transcribe import DECODE_THREADS
+from service.upload import MAX_TEXT_BYTES, Buffered
 
 
 def create_app(settings: Settings | None = None, *, load: Load | None = None) -> FastAPI:
@@ -29,6 +33,9 @@ def create_app(settings: Settings | None = None, *, load: Load | None = None) ->
     Args:
         settings: None reads them from the environment.
         load: finds and loads the version that the settings name, on a thread; None loads it from the registry.
+
+    Raises:
+        KeysError: the settings name a file of keys that cannot be used.
     """
     settings = settings or Settings()
 
@@ -56,6 +63,12 @@ def create_app(settings: Settings | None = None, *, load: Load | None = None) ->
     app.state.metrics = Metrics()
     app.state.models = Models(settings, load or load_model, app.state.metrics)
     app.state.shadow = Shadow(app.state.models, app.state.metrics, settings.shadow_share, settings.max_audio_seconds)
+    # However little is allowed, one upload of the largest size is.
+    app.state.buffered = Buffered(max(settings.max_buffered_bytes, settings.max_upload_bytes + MAX_TEXT_BYTES))
+    app.state.limits = Limits()
+    # The last that is added sees a request first.
+    if settings.keys is not None:
+        app.add_middleware(Authorise, keyring=Keyring(settings.keys), limits=app.state.limits)
     app.add_middleware(RequestLog)
     add_exception_handlers(app)
     app.include_router(routes.router)

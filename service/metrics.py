@@ -83,6 +83,15 @@ class Metrics:
             ["code"],
             registry=self._registry,
         )
+        self._key_requests = Counter(
+            "whisperloop_key_requests",
+            "Requests by API key, refused ones among them.",
+            ["key"],
+            registry=self._registry,
+        )
+        self._key_audio = Counter(
+            "whisperloop_key_audio_seconds", "Audio that was answered, by API key.", ["key"], registry=self._registry
+        )
         for lane in LANES:
             self._waiting.labels(lane)
             self._waiting_s.labels(lane)
@@ -142,6 +151,11 @@ class Metrics:
     def job(self, status: str) -> None:
         """Count a job that came to an end."""
         self._jobs.labels(status).inc()
+
+    def key_request(self, key: str, audio_s: float) -> None:
+        """Count a request of a key, by the key's name, and the seconds of audio that it was answered."""
+        self._key_requests.labels(key).inc()
+        self._key_audio.labels(key).inc(audio_s)
 
     def error(self, code: str) -> None:
         """Count an error that was answered; `code` is one of ours."""

@@ -69,6 +69,8 @@ class RequestLog:
             route = getattr(scope.get("route"), "path", "unknown")  # callers choose paths, not labels
             metrics = scope["app"].state.metrics
             metrics.request(route, status or 499, seconds)
+            if "key" in facts:
+                metrics.key_request(facts["key"], facts.get("audio_s", 0.0))
             if "error" in facts:
                 metrics.error(facts["error"])
             # Probes come every few seconds, and would bury the rest.

@@ -43,7 +43,20 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="The address to listen on; 0.0.0.0 for all.")
     port: int = Field(default=8000, ge=0, le=65_535, description="The port to listen on; 0 for any that is free.")
 
+    keys: Path | None = Field(
+        default=None,
+        description="The file of API keys that `python -m service keys` keeps; none: whoever reaches it may ask.",
+    )
+
     max_upload_bytes: int = Field(default=100_000_000, gt=0, description="The largest file that is accepted, encoded.")
+    max_buffered_bytes: int = Field(
+        default=1_000_000_000,
+        gt=0,
+        description="The uploads of all requests that are in memory together; beyond it, new ones are refused (503).",
+    )
+    upload_timeout_s: float = Field(
+        default=30, gt=0, description="An upload of which nothing comes for so many seconds is given up (408)."
+    )
     max_audio_seconds: float = Field(default=4 * 3600, gt=0, description="The longest audio that is accepted, decoded.")
     max_queue_seconds: float = Field(
         default=3600,

@@ -1,0 +1,75 @@
+"""Who is let in: with a file of keys, nobody without one of them, except to ask how the service is."""
+
+import re
+
+from fastapi import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import ApiError, envelope
+from service.keys import Keyring
+from service.limits import Limits
+
+OPEN_PATHS = frozenset({"/health/live", "/health/ready"})
+"""What orchestrators ask, who have no key; everything else needs one, paths that do not exist among it."""
+
+BEARER = re.compile(rb"bearer +(\S+)", re.IGNORECASE)
+
+
+class Authorise:
+    """ASGI middleware: who has no key gets no further, and who has one no further than its limits.
+
+    It judges the path as it came, before anybody routes or rewrites it: what is not exactly an open path needs a key.
+    """
+
+    def __init__(self, app: ASGIApp, keyring: Keyring, limits: Limits) -> None:
+        self._app, self._keyring, self._limits = app, keyring, limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let one request in, or refuse it before its body is read."""
+        if scope["type"] == "lifespan" or (scope["type"] == "http" and scope["path"] in OPEN_PATHS):
+            await self._app(scope, receive, send)
+            return
+        presented = _presented(scope)
+        key = None if presented is None else self._keyring.find(presented)
+        if scope["type"] != "http":
+            if key is None:
+                await send({"type": "websocket.close", "code": 1008})
+            else:
+                await self._app(scope, receive, send)
+            return
+        if key is None:
+            await envelope(Request(scope), _unauthorised(presented))(scope, receive, send)
+            return
+        facts = scope["state"]["facts"]
+        facts["key"] = key.name
+        verdict = self._limits.enter(key.name, key.requests_per_minute, key.audio_seconds_per_day)
+
+        async def send_with_limits(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                added = [(name.encode(), value.encode()) for name, value in verdict.headers.items()]
+                message = {**message, "headers": [*message.get("headers", []), *added]}
+            await send(message)
+
+        if verdict.error is not None:
+            await envelope(Request(scope), verdict.error)(scope, receive, send_with_limits)
+            return
+        try:
+            await self._app(scope, receive, send_with_limits)
+        finally:
+            self._limits.charge(key.name, facts.get("audio_s", 0.0))
+
+
+def _presented(scope: Scope) -> bytes | None:
+    """Return the key in the Authorization header; None if there is none, or more than one."""
+    given = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
+    matched = BEARER.fullmatch(given[0].strip()) if len(given) == 1 else None
+    return matched and matched[1]
+
+
+def _unauthorised(presented: bytes | None) -> ApiError:
+    message = (
+        "This server wants an API key: send the header 'Authorization: Bearer KEY'."
+        if presented is None
+        else "This API key is not valid here: it was never made, or was revoked."
+    )
+    return ApiError(401, "invalid_api_key", message, headers={"WWW-Authenticate": "Bearer"})
