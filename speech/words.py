@@ -44,6 +44,10 @@ REACH_S = 0.3
 
 SHORTEST_S = 0.02  # one encoder position
 
+SLOWEST_S = 0.6, 0.15
+"""A word is no longer than the first and, for each letter, the second: four letters a second is somebody who dictates.
+Longer ones hold a silence that noise hides, or music."""
+
 
 class TokenTimes(NamedTuple):
     """What an alignment finds for the text tokens of a window."""
@@ -120,7 +124,7 @@ def make_words(
     """
     groups = _groups(tokenizer, tokens, language)
     spans = [(times.starts[group.core[0]], times.starts[group.core[1]]) for group in groups]
-    edges = tidy(snap(spans, audio), audio.size / SAMPLE_RATE)
+    edges = tidy(curb(snap(spans, audio), [group.text for group in groups]), audio.size / SAMPLE_RATE)
     return tuple(
         Word(
             start=start,
@@ -272,6 +276,19 @@ def find_sounds(audio: NDArray[np.float32]) -> list[Span]:
         else:
             sounds.append((float(begin + half), float(end + half)))
     return sounds
+
+
+def curb(spans: Sequence[Span], words: Sequence[str]) -> list[Span]:
+    """Shorten words that nobody speaks so slowly (`SLOWEST_S`).
+
+    The first one, and one after a mark, begin later: what is too much is the silence before them. Others end earlier.
+    """
+    curbed = []
+    for i, ((start, end), word) in enumerate(zip(spans, words, strict=True)):
+        most = SLOWEST_S[0] + SLOWEST_S[1] * sum(map(str.isalnum, word))
+        after_pause = i == 0 or words[i - 1].strip()[-1:] in CLOSING
+        curbed.append((max(start, end - most), end) if after_pause else (start, min(end, start + most)))
+    return curbed
 
 
 def tidy(spans: Sequence[Span], duration: float) -> list[Span]:

@@ -16,6 +16,7 @@ from speech.words import (
     OPENING,
     SHORTEST_S,
     TokenTimes,
+    curb,
     find_sounds,
     make_words,
     snap,
@@ -243,6 +244,20 @@ def test_snapped_words_stay_in_order(edges, seed):
     found = tidy(snap(list(pairwise(ordered)), audio), 4.0)
     assert all(0 <= start < end <= 4 + 1e-9 for start, end in found)
     assert all(before[1] <= after[0] for before, after in pairwise(found))
+
+
+def test_nobody_speaks_so_slowly():
+    """Where noise hides a silence, the first word and one after a mark begin later, any other ends earlier."""
+    spans = [(0.0, 4.0), (4.0, 9.0), (9.0, 14.0), (14.0, 14.5)]
+    found = curb(spans, [" Sì,", " ecco", " qui", " qua"])
+    expected = [(3.1, 4.0), (7.8, 9.0), (9.0, 10.05), (14.0, 14.5)]
+    assert np.array(found) == pytest.approx(np.array(expected))
+
+
+def test_a_long_word_may_take_its_time():
+    """What a slow speaker needs is not cut, digits of a number included."""
+    spans = [(0.0, 1.9), (1.9, 3.0)]
+    assert curb(spans, [" precedentemente", " 1987"]) == spans
 
 
 def result(tokens, text="", language="it"):

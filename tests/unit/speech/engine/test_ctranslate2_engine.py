@@ -62,7 +62,7 @@ def test_windows_of_every_kind_share_a_call(engine, chirp):
             chirp(1.0 + (i % 5) / 2, low=100 + 80 * i) * (0.1 + 0.03 * i),
             language,
             ("transcribe", "translate")[i % 2],
-            DecodingOptions(beam_size, without_timestamps, token_logprobs=i % 3 == 0),
+            DecodingOptions(beam_size, without_timestamps, token_logprobs=i % 3 == 0, word_timestamps=i % 4 < 2),
             prompt,
             full_context=i % 7 == 0,
         )
@@ -76,6 +76,9 @@ def test_windows_of_every_kind_share_a_call(engine, chirp):
         assert result.avg_logprob == pytest.approx(alone.avg_logprob, abs=1e-4)
         assert result.language_probability == pytest.approx(alone.language_probability, abs=1e-4)
         assert (result.token_logprobs is not None) == window.options.token_logprobs
+        assert (result.words is not None) == window.options.word_timestamps
+        for one, other in zip(result.words or (), alone.words or (), strict=True):
+            assert (one.word, one.start, one.end) == (other.word, other.start, other.end)
         if result.token_logprobs is not None:
             assert result.token_logprobs == pytest.approx(alone.token_logprobs, abs=1e-3)
     assert len({result.tokens for result in together}) > 12
@@ -328,3 +331,61 @@ def test_the_tuning_reaches_the_model(tiny, monkeypatch):
     CTranslate2Engine.load(tiny.export, ELASTIC)
     named = [(load["compute_type"], load["inter_threads"], load["intra_threads"]) for load in loads]
     assert named == [("float32", 2, 1), ("int8", Tuning().workers, Tuning().threads)]
+
+
+@pytest.mark.usefixtures("few_tokens")
+def test_words_share_the_encoders_output(engine, chirp, watch):
+    """The audio is encoded once; one alignment serves all rows of a language and task; without words, none is made."""
+    calls = []
+    watch(calls.append)
+    options = DecodingOptions(word_timestamps=True)
+    (plain,) = engine.transcribe([Window(chirp(1.0), "it")])
+    assert plain.words is None
+    windows = [
+        Window(chirp(1.0, low=90 * i), language, options=options) for i, language in enumerate(("it", "ru", "it"), 1)
+    ]
+    results = engine.transcribe(windows)
+    assert calls == ["encode", "generate", "encode", "generate", "align", "align"]
+    assert all(result.words for result in results)
+
+
+@pytest.mark.usefixtures("few_tokens")
+@pytest.mark.parametrize("seconds", [0.02, 0.05, 0.1, 0.3])
+def test_next_to_no_audio_has_words_inside_it(engine, chirp, seconds):
+    """More tokens than positions: words are short, in order, and do not reach into the padding."""
+    window = Window(chirp(1.0)[: round(seconds * 16_000)], "it", options=DecodingOptions(word_timestamps=True))
+    (result,) = engine.transcribe([window])
+    assert "".join(word.word for word in result.words).strip() == result.text
+    edges = [edge for word in result.words for edge in (word.start, word.end)]
+    assert edges == sorted(edges)
+    assert all(word.start < word.end for word in result.words)
+    assert edges[-1] <= seconds + 1e-9
+
+
+def test_nothing_said_has_no_words(engine, chirp, monkeypatch):
+    """An empty text was asked for its words, and has none."""
+    monkeypatch.setattr(Window, "max_new_tokens", 0)
+    monkeypatch.setattr(engine, "_model", Silent(engine._model))
+    (result,) = engine.transcribe([Window(chirp(1.0), "it", options=DecodingOptions(word_timestamps=True))])
+    assert (result.text, result.words) == ("", ())
+
+
+class Silent:
+    """A model that says nothing, and cannot align it."""
+
+    def __init__(self, model):
+        self.encode = model.encode
+        self.n_mels = model.n_mels
+
+    def generate(self, encoded, *_, **__):
+        """End at once."""
+        return [SimpleNamespace(sequences_ids=[[]], scores=[-0.1], no_speech_prob=0.9)] * encoded.shape[0]
+
+
+@pytest.mark.usefixtures("few_tokens")
+def test_a_hot_sample_is_another_each_time(engine, chirp):
+    """CTranslate2 draws from generators of its own: texts differ, and all say so."""
+    window = Window(chirp(1.0), "it", options=DecodingOptions(temperature=1.0))
+    results = [engine.transcribe([window])[0] for _ in range(6)]
+    assert len({result.tokens for result in results}) > 1
+    assert {result.temperature for result in results} == {1.0}

@@ -16,9 +16,11 @@ from speech.context import ElasticContext
 from speech.engine import (
     MAX_NEW_TOKENS,
     CancelledError,
+    DecodingOptions,
     DecodingResult,
     EngineError,
     Window,
+    choose_language,
     compression_ratio,
     decode_in_batches,
     load_engine,
@@ -267,3 +269,21 @@ def test_cuda_without_a_gpu_is_an_error(tiny, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(RuntimeError, match="finds no GPU"):
         load_engine(tiny.checkpoint, ElasticContext(), device="cuda")
+
+
+def test_a_sample_has_no_beams():
+    """A temperature takes their place; without one, they are as many as were asked for."""
+    assert DecodingOptions(beam_size=5).beams == 5
+    assert DecodingOptions(beam_size=5, temperature=0.2).beams == 1
+
+
+@pytest.mark.parametrize(
+    ("languages", "expected"),
+    [((), ["it", "ru", "en"]), (("en", "ru"), ["ru", "en"]), (("EN",), ["en"]), (("it-IT", "en", "it"), ["it", "en"])],
+)
+def test_a_language_is_chosen_among_those_allowed(tokenizer, languages, expected):
+    """The most probable first, with the shares that they have among all: they are not made to add up to one."""
+    shares = {"en": 0.1, "it": 0.6, "ru": 0.3}
+    chosen = choose_language(tokenizer, Window(np.zeros(10, np.float32), languages=languages), shares)
+    assert list(chosen.among.items()) == [(code, shares[code]) for code in expected]
+    assert (chosen.code, chosen.probability) == (expected[0], shares[expected[0]])

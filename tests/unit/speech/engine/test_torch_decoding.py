@@ -11,7 +11,7 @@ from transformers import WhisperForConditionalGeneration
 
 from speech.encoder import encode
 from speech.engine.torch_decoder import Batch
-from speech.engine.torch_decoding import LogitFilters, Request, _search_with_beams, decode
+from speech.engine.torch_decoding import LogitFilters, Request, _Draw, _search_with_beams, decode
 from speech.engine.torch_engine import greedy
 
 FEW = 16  # tokens, enough to see a difference
@@ -425,3 +425,39 @@ def test_when_all_are_cancelled_it_stops(reference, encoded, tokenizer, monkeypa
     assert found == [None] * ROWS
     assert 2 <= len(steps) <= 3
     assert max(steps) == 4
+
+
+def test_tokens_are_drawn_as_often_as_they_are_probable():
+    """At a temperature, frequencies are the softmax of the scaled logits; what cannot come never does."""
+    logits = torch.tensor([2.0, 1.0, -torch.inf, 0.0])
+    requests = [Request((), 1, temperature=2.0, seed=seed) for seed in range(4000)]
+    drawn = _Draw(requests, 1, torch.device("cpu"))(logits.expand(4000, -1), 0)
+    shares = torch.bincount(drawn, minlength=4) / 4000
+    torch.testing.assert_close(shares, (logits / 2).softmax(-1), atol=0.03, rtol=0)
+    assert shares[2] == 0
+
+
+def test_a_draw_depends_on_its_own_seed_and_temperature(reference, encoded, tokenizer):
+    """Rows that have none are greedy, rows that leave take nothing with them, and the same seed draws the same."""
+    prompt = tokenizer.prompt("it")
+    plain = [Request(prompt, FEW)] * ROWS
+    drawn = [Request(prompt, FEW - row % 3, temperature=row % 2, seed=row) for row in range(ROWS)]
+    greedily, found, again = (
+        [h.tokens for h in decode(reference, Batch(reference, encoded), requests, tokenizer)]
+        for requests in (plain, drawn, drawn)
+    )
+    assert found == again
+    for row, tokens in enumerate(found):
+        (alone,) = decode(reference, Batch(reference, encoded[row : row + 1]), drawn[row : row + 1], tokenizer)
+        assert alone.tokens == tokens
+        assert (tokens == greedily[row][: FEW - row % 3]) == (row % 2 == 0)
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1 - 2**-53])
+def test_the_ends_of_a_draw_are_tokens_that_may_come(uniform):
+    """The least and the greatest number draw the first and the last token that has a probability."""
+    draw = _Draw([Request((), 1, temperature=1.0)], 1, torch.device("cpu"))
+    draw._uniform.fill_(uniform)
+    logits = torch.full((1, 50_000), -torch.inf)
+    logits[0, 100:49_000] = torch.randn(48_900, generator=torch.Generator().manual_seed(1))
+    assert draw(logits, 0).tolist() == [100 if uniform == 0 else 48_999]
