@@ -269,12 +269,15 @@ class Models:
             self._metrics.swapped(place.ref, "served")
         now = f"{model.version.ref} with {model.version.engine}" if model else "nobody"
         logger.info("%s: %s for %s", "swapped" if before else "ready", now, place.ref)
-        self._metrics.serving({at.ref: (one.version.ref, one.version.engine) for at, one in self._answering.items()})
+        self._tell()
         if place.role == "main":
             self._tune(model)
         if before is not None and all(before is not other for other in self._answering.values()):
             self._leaving.append(before)
             self._in_background(self._retire(before))
+
+    def _tell(self) -> None:
+        self._metrics.serving({at.ref: (one.version.ref, one.version.engine) for at, one in self._answering.items()})
 
     def _refuse(self, place: Place, ref: str, why: str, error: Exception) -> None:
         self._refused[place] = Refused(place.ref, ref, why, datetime.now(UTC))
@@ -328,6 +331,7 @@ class Models:
             if model.scheduler is scheduler:
                 version = model.version.model_copy(update={"engine": scheduler.engine.description})
                 self._answering[place] = replace(model, version=version, untuned=None)
+        self._tell()
 
 
 def _give_memory_back() -> None:
