@@ -103,14 +103,15 @@ def load_tuned(untuned: Untuned, context: ElasticContext, tuning: Tuning) -> Eng
 
 
 def try_out(model: Model) -> None:
-    """Warm a model up, and decode its smoke clip if it has one.
+    """Decode a model's smoke clip, or a little noise if it has none: the first request then pays for nothing.
 
     Raises:
         EngineError: something cannot be decoded.
         SmokeError: the clip's words are not what they should be.
     """
-    warm_up(model.engine)
-    if model.smoke is not None:
+    if model.smoke is None:
+        warm_up(model.engine)
+    else:
         model.smoke.check(model.engine)
 
 

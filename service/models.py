@@ -7,6 +7,7 @@ here, and nothing of what is in a version: `service.lookup` reads the registry, 
 """
 
 import asyncio
+import gc
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable
@@ -236,6 +237,8 @@ class Models:
             self._answer(place, self._start(place, await _on_thread(_load_and_try, self._load, settings, place.role)))
         except Exception as error:  # noqa: BLE001 - whatever is wrong with a version, the others go on
             self._refuse(place, wanted.ref if wanted else place.ref, _why(settings, error), error)
+        if place in self._refused:  # beyond the block above, which holds the error and with it what was loaded
+            await asyncio.to_thread(_give_memory_back)
 
     def _start(self, place: Place, model: Model) -> Loaded:
         if model.smoke is None:
@@ -266,12 +269,15 @@ class Models:
             self._metrics.swapped(place.ref, "served")
         now = f"{model.version.ref} with {model.version.engine}" if model else "nobody"
         logger.info("%s: %s for %s", "swapped" if before else "ready", now, place.ref)
-        self._metrics.serving({at.ref: (one.version.ref, one.version.engine) for at, one in self._answering.items()})
+        self._tell()
         if place.role == "main":
             self._tune(model)
         if before is not None and all(before is not other for other in self._answering.values()):
             self._leaving.append(before)
             self._in_background(self._retire(before))
+
+    def _tell(self) -> None:
+        self._metrics.serving({at.ref: (one.version.ref, one.version.engine) for at, one in self._answering.items()})
 
     def _refuse(self, place: Place, ref: str, why: str, error: Exception) -> None:
         self._refused[place] = Refused(place.ref, ref, why, datetime.now(UTC))
@@ -294,7 +300,7 @@ class Models:
         await model.scheduler.close()
         self._leaving.remove(model)
         del model
-        await asyncio.to_thread(return_freed_memory)
+        await asyncio.to_thread(_give_memory_back)
         logger.info("unloaded: %s", ref)
 
     def _in_background(self, work: "Awaitable[None]") -> None:
@@ -325,6 +331,12 @@ class Models:
             if model.scheduler is scheduler:
                 version = model.version.model_copy(update={"engine": scheduler.engine.description})
                 self._answering[place] = replace(model, version=version, untuned=None)
+        self._tell()
+
+
+def _give_memory_back() -> None:
+    gc.collect()  # what was answered may have left cycles that hold the engine; the collector may not come for hours
+    return_freed_memory()
 
 
 def _load_and_try(load: Load, settings: Settings) -> Model:

@@ -246,3 +246,16 @@ def test_of_racing_processes_exactly_one_wins(registry, publish):
         expected = target
     assert len(registry.log("tiny")) == 11
     registry.verify_log("tiny")
+
+
+def test_a_stamp_changes_with_each_move(registry, publish):
+    """Who follows an alias looks at its stamp: none before there is an alias, another after each move, and no other."""
+    assert registry.alias_stamp("tiny", "production") is None
+    first, second = publish("first"), publish("second")
+    stamps = []
+    for version, expected in ((first, None), (second, first.id), (first, second.id)):
+        registry.move_alias("tiny", "production", version.id, expected=expected, reason="test")
+        stamps.append(registry.alias_stamp("tiny", "production"))
+        assert registry.alias_stamp("tiny", "production") == stamps[-1]
+    assert len(set(stamps)) == 3
+    assert registry.alias_stamp("tiny", "canary") is None
