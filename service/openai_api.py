@@ -14,7 +14,6 @@ from fastapi.responses import JSONResponse, Response
 from starlette.datastructures import FormData
 
 from service.answers import headers_of, partial, plain, refuse_partial, stream, token_logprobs, word_json
-from service.errors import ApiError
 from service.forms import form_schema
 from service.openai_form import (
     Asked,
@@ -24,7 +23,7 @@ from service.openai_form import (
     read_transcription,
     read_translation,
 )
-from service.request import facts, loaded, means, unless_disconnected
+from service.request import check_model, facts, loaded, means, model_names, unless_disconnected
 from service.routes import ERRORS
 from service.state import Loaded
 from service.transcribe import Answer, transcribe
@@ -32,9 +31,6 @@ from service.upload import open_form
 from speech.languages import LANGUAGES
 from speech.tokens import Task, WhisperTokenizer
 from speech.transcribe import Transcription
-
-WHISPER_1 = "whisper-1"
-"""OpenAI's name for Whisper; here it is whatever is served."""
 
 router = APIRouter(prefix="/v1")
 
@@ -55,33 +51,20 @@ async def create_translation(request: Request) -> Response:
 async def list_models(request: Request) -> dict[str, Any]:
     """List the names under which models can be asked for."""
     model = loaded(request)
-    return {"object": "list", "data": [_card(model, name) for name in _names(request, model)]}
+    return {"object": "list", "data": [_card(model, name) for name in model_names(request, model)]}
 
 
 @router.get("/models/{name:path}")
 async def retrieve_model(request: Request, name: str) -> dict[str, Any]:
     """Tell of one model."""
     model = loaded(request)
-    _check_model(request, model, name)
+    check_model(request, model, name)
     return _card(model, name)
-
-
-def _names(request: Request, model: Loaded) -> list[str]:
-    served = request.app.state.settings.model
-    name, _, alias = served.partition("@")
-    return list(dict.fromkeys((WHISPER_1, served, alias, name, model.version.ref, model.version.version)))
 
 
 def _card(model: Loaded, name: str) -> dict[str, Any]:
     created = int(model.version.loaded_at.timestamp())
     return {"id": name, "object": "model", "created": created, "owned_by": "whisperloop"}
-
-
-def _check_model(request: Request, model: Loaded, name: str) -> None:
-    names = _names(request, model)
-    if name not in names:
-        message = f"There is no model {name!r} here; there are: {', '.join(names)}."
-        raise ApiError(404, "model_not_found", message, "model")
 
 
 async def _answer(request: Request, read: Callable[..., Asked], task: Task) -> Response:
@@ -93,7 +76,7 @@ async def _answer(request: Request, read: Callable[..., Asked], task: Task) -> R
         with state.metrics.stage("upload"):
             form: FormData = await opened.enter_async_context(open_form(request, state.settings.max_upload_bytes))
         asked = read(form, strict=strict)
-        _check_model(request, model, asked.form.model)
+        check_model(request, model, asked.form.model)
         asked, options = options_of(asked, model, task=task, strict=strict)
         tokenizer, ref = model.scheduler.engine.tokenizer, model.version.ref
         if asked.stream:

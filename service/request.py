@@ -12,6 +12,9 @@ from service.state import Loaded
 from service.transcribe import Means
 from speech.transcribe import Transcription
 
+WHISPER_1 = "whisper-1"
+"""OpenAI's name for Whisper; here it is whatever is served."""
+
 T = TypeVar("T")
 
 
@@ -27,6 +30,25 @@ def loaded(request: Request) -> Loaded:
     if not model.scheduler.is_running:
         raise ApiError(503, "model_not_ready", "The scheduler has stopped; restart the service.")
     return model
+
+
+def model_names(request: Request, model: Loaded) -> list[str]:
+    """Return the names under which the model that is served can be asked for."""
+    served = request.app.state.settings.model
+    name, _, alias = served.partition("@")
+    return list(dict.fromkeys((WHISPER_1, served, alias, name, model.version.ref, model.version.version)))
+
+
+def check_model(request: Request, model: Loaded, name: str) -> None:
+    """Refuse another model than the one that is served.
+
+    Raises:
+        ApiError: there is none of this name.
+    """
+    names = model_names(request, model)
+    if name not in names:
+        message = f"There is no model {name!r} here; there are: {', '.join(names)}."
+        raise ApiError(404, "model_not_found", message, "model")
 
 
 def means(app: FastAPI, model: Loaded) -> Means:

@@ -16,7 +16,7 @@ from service.errors import answer_to, detail_of
 from service.forms import File, form_schema
 from service.metrics import CONTENT_TYPE
 from service.openai_form import Asked, DetectForm, TranscribeForm, options_of, read_detect, read_transcribe
-from service.request import facts, loaded, means, unless_disconnected
+from service.request import check_model, facts, loaded, means, unless_disconnected
 from service.state import Loaded
 from service.transcribe import Answer, first_result, transcribe
 from service.upload import open_form
@@ -51,6 +51,7 @@ async def transcribe_files(request: Request) -> Any:
             form = await opened.enter_async_context(open_form(request, state.settings.max_upload_bytes))
         uploaded = time.perf_counter()
         asked = read_transcribe(form, strict=strict)
+        check_model(request, model, asked.form.model or model.version.ref)
         asked, options = options_of(asked, model, task="transcribe", strict=strict)
         tokenizer, ref = model.scheduler.engine.tokenizer, model.version.ref
 
@@ -112,6 +113,7 @@ async def detect_language(request: Request, response: Response) -> schemas.Langu
         with state.metrics.stage("upload"):
             form = await opened.enter_async_context(open_form(request, state.settings.max_upload_bytes))
         asked = read_detect(form)
+        check_model(request, model, asked.form.model or model.version.ref)
         _, options = options_of(asked, model, task="transcribe", strict=state.settings.strict)
         work = first_result(asked.files[0].content, options, means(request.app, model))
         result = await unless_disconnected(request, work)

@@ -139,8 +139,13 @@ class Scheduler:
                 item.result.cancel()
             self._wake.set()  # `close` may be waiting for this request
 
-    async def submit(self, job: Job, windows: Sequence[Window]) -> list[DecodingResult]:
+    async def submit(self, job: Job, windows: Sequence[Window], *, again: bool = False) -> list[DecodingResult]:
         """Decode some of a request's windows.
+
+        Args:
+            job: the request.
+            windows: to decode.
+            again: they were decoded before: they go before the request's others, which wait to be sent after them.
 
         Raises:
             EngineError: one of them could not be decoded.
@@ -149,11 +154,13 @@ class Scheduler:
             raise EngineError("the scheduler has stopped")
         context = self._engine.context
         items = [Item(job, window, window.positions(context), asyncio.Future()) for window in windows]
-        if any(item.window.full_context for item in items):
-            job.waiting.extendleft(reversed(items))  # once more, before the rest: those that follow wait to be sent
+        if again:
+            job.waiting.extendleft(reversed(items))
+            job.remaining_s += sum(item.seconds for item in items)
         else:
             job.waiting.extend(items)
-        job.remaining_s += sum(item.seconds for item in items if item.window.full_context)  # once more
+        # A file may be longer than it said, or have said nothing.
+        job.remaining_s = max(job.remaining_s, sum(item.seconds for item in job.waiting))
         self._wake.set()
         try:
             return await asyncio.gather(*(item.result for item in items))

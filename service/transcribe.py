@@ -170,6 +170,6 @@ async def _decode_well(scheduler: Scheduler, job: Job, window: Window, options: 
     results: list[DecodingResult] = []
     attempt: Window | None = window
     while attempt is not None:
-        results += await scheduler.submit(job, [attempt])
+        results += await scheduler.submit(job, [attempt], again=bool(results))
         attempt = again(attempt, results[-1], options)
     return best(results)

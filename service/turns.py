@@ -86,6 +86,6 @@ class Queue:
         Not before it is decoded: so who came meanwhile goes before who was served just now.
         """
         for item in batch:
-            item.job.remaining_s -= item.seconds
+            item.job.remaining_s = max(0.0, item.job.remaining_s - item.seconds)
         served = {item.job for item in batch}
         self.jobs.sort(key=lambda job: job in served)  # a stable sort: nothing else moves

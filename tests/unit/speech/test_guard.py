@@ -1,4 +1,4 @@
-"""The promises of the guard: which answers are tried again and how, which is kept, and what is said of doubtful ones."""
+"""The promises of the guard: which answers are tried again and how, which is kept, what is said of doubtful ones."""
 
 import dataclasses
 
