@@ -185,6 +185,8 @@ def read_detect(form: FormData) -> Asked:
         ApiError: it is not one; names the field.
     """
     files, given = gather(form, frozenset(DetectForm.model_fields))
+    if unknown := [name for name in given if name not in DetectForm.model_fields]:
+        raise _unknown(unknown, DetectForm)
     try:
         fields = DetectForm(**given)
     except ValidationError as error:
@@ -198,12 +200,9 @@ def _asked(kind: type[TranslationForm], form: FormData, *, strict: bool, max_fil
     unknown = [name for name in given if name not in kind.model_fields]
     warnings = []
     if unknown:
-        listed = ", ".join(repr(name[:40]) for name in unknown[:5])
-        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
         if kind is TranscribeForm:
-            message = f"Unknown form fields: {listed}{more}; there are: file, {', '.join(kind.model_fields)}."
-            raise ApiError(400, "unknown_parameter", message, unknown[0])
-        warnings.append((unknown[0], f"Unknown fields, without effect here: {listed}{more}."))
+            raise _unknown(unknown, kind)
+        warnings.append((unknown[0], f"Unknown fields, without effect here: {_listed(unknown)}."))
     try:
         fields = kind(**{name: value for name, value in given.items() if name not in unknown})
     except ValidationError as error:
@@ -215,6 +214,17 @@ def _asked(kind: type[TranslationForm], form: FormData, *, strict: bool, max_fil
     if isinstance(fields, TranscriptionForm):
         _check_together(fields, given, len(files))
     return Asked(files, fields, frozenset(given), tuple(message for _, message in warnings))
+
+
+def _unknown(names: list[str], form: type[BaseModel]) -> ApiError:
+    message = f"Unknown form fields: {_listed(names)}; there are: file, {', '.join(form.model_fields)}."
+    return ApiError(400, "unknown_parameter", message, names[0][:40])
+
+
+def _listed(names: list[str]) -> str:
+    """Return the first of the names, shortened: they may be as long and as many as a form."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(repr(name[:40]) for name in names[:5]) + more
 
 
 def _disobeyed(fields: TranslationForm) -> list[tuple[str, str]]:

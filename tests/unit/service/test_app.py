@@ -1,5 +1,6 @@
 """From the registry to a server that is ready, or says why it is not."""
 
+import json
 import logging
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import service.models
 from registry import Registry
 from service.app import create_app
 from service.loading import Model, Untuned, load_model
+from service.openai_form import DetectForm, TranscribeForm, TranscriptionForm, TranslationForm
 from service.schemas import Context, Version
 from service.settings import Settings
 from speech.engine.tuning import Tuning, cache_file, write_cached
@@ -320,12 +322,20 @@ async def test_probes_do_not_fill_the_log(make_app, serve, caplog):
 
 
 async def test_the_interface_describes_itself(make_app, serve):
-    """/openapi.json shows the form's fields, which are read by hand."""
+    """/openapi.json shows each form's fields, which are read by hand, and whether there may be several files."""
     async with serve(make_app()) as client:
         paths = (await client.get("/openapi.json")).json()["paths"]
-    form = paths["/transcribe"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
-    assert form["properties"].keys() == {"file", "language", "task", "model"}
-    assert form["required"] == ["file"]
+    for path, form, required, file in (
+        ("/transcribe", TranscribeForm, ["file"], "array"),
+        ("/detect-language", DetectForm, ["file"], "string"),
+        ("/v1/audio/transcriptions", TranscriptionForm, ["file", "model"], "string"),
+        ("/v1/audio/translations", TranslationForm, ["file", "model"], "string"),
+    ):
+        schema = paths[path]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+        assert schema["properties"].keys() == {"file"} | form.model_fields.keys()
+        assert schema["required"] == required
+        assert schema["properties"]["file"]["type"] == file
+        assert "$ref" not in json.dumps(schema)
 
 
 def test_the_service_needs_no_torch():

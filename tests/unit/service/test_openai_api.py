@@ -15,11 +15,12 @@ import numpy as np
 import openai
 import pytest
 
-import service.openai_api
+import service.openai_form
 import service.transcribe
-from service.routes import means
-from service.transcribe import DECODE_THREADS, Wanted, transcribe
+from service.request import means
+from service.transcribe import DECODE_THREADS, transcribe
 from speech.audio import SAMPLE_RATE
+from speech.transcribe import Options
 
 pytestmark = pytest.mark.anyio
 
@@ -187,13 +188,13 @@ async def test_errors_are_the_clients_own_exceptions(make_app, official, wav, fi
 
 async def test_what_had_no_effect_is_said(make_app, serve, wav):
     """In the JSON, and in a header for the formats that have no room for it; in strict mode it is refused."""
-    form = {"model": "whisper-1", "temperature": "0.5"}
+    form = {"model": "whisper-1", "known_speaker_names[]": "Anna"}
     async with serve(make_app()) as client:
         json_answer, text_answer = [
             await client.post("/v1/audio/transcriptions", files={"file": ("a", wav(1))}, data=form | more)
             for more in ({}, {"response_format": "text"})
         ]
-    assert "does not sample" in json_answer.json()["warnings"][0]
+    assert "speakers apart" in json_answer.json()["warnings"][0]
     assert json.loads(text_answer.headers["x-whisperloop-warnings"]) == json_answer.json()["warnings"]
     async with serve(make_app(strict=True)) as client:
         refused = await client.post("/v1/audio/transcriptions", files={"file": ("a", wav(1))}, data=form)
@@ -277,13 +278,13 @@ async def test_who_left_keeps_a_place_until_its_thread_ends(make_app, serve, ton
         time.sleep(0.05)
         with lock:
             busy -= 1
-        return tone(1)
+        yield tone(1)
 
     app = make_app()
     async with serve(app):
-        monkeypatch.setattr(service.transcribe, "decode_audio", decode)
+        monkeypatch.setattr(service.transcribe, "stream_audio", decode)
         tasks = [
-            asyncio.create_task(transcribe(io.BytesIO(b"x"), Wanted("it"), means(app, app.state.models.main)))
+            asyncio.create_task(transcribe(io.BytesIO(b"x"), Options("it"), means(app, app.state.models.main)))
             for _ in range(4 * DECODE_THREADS)
         ]
         for task in tasks:
@@ -317,7 +318,7 @@ async def test_the_warnings_header_is_short(make_app, serve, wav):
 
 async def test_a_prompt_that_is_too_long_is_said(make_app, serve, wav, monkeypatch):
     """The decoder reads its end only."""
-    monkeypatch.setattr(service.openai_api, "MAX_PROMPT_TOKENS", 0)
+    monkeypatch.setattr(service.openai_form, "MAX_PROMPT_TOKENS", 0)
     form = {"model": "whisper-1", "prompt": "it"}
     async with serve(make_app()) as client:
         answer = await client.post("/v1/audio/transcriptions", files={"file": ("a", wav(1))}, data=form)

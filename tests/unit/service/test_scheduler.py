@@ -357,6 +357,38 @@ async def test_full_context_is_paid_for_and_counted_as_more_to_do(make_engine, w
         assert scheduler.stats().padded_s == pytest.approx(96 / 50 + 30)
 
 
+async def test_what_is_decoded_again_goes_before_the_rest(engine, window, until):
+    """At whatever context: the request's later windows wait to be sent after it. Others keep their turn."""
+    first, second, third = window(level=0.1), window(level=0.2), window(level=0.3)
+    async with running(engine, max_batch_size=1) as scheduler:
+        with scheduler.admit(3.0) as job:
+            await scheduler.submit(job, [first])
+            engine.gate.clear()
+            rest = asyncio.create_task(scheduler.submit(job, [second, third]))
+            await until(lambda: len(engine.batches) == 2)
+            again = asyncio.create_task(scheduler.submit(job, [first], again=True))
+            await until(lambda: scheduler.stats().waiting_windows == 2)
+            assert scheduler.stats().waiting_s == pytest.approx(3)
+            engine.gate.set()
+            await asyncio.gather(rest, again)
+            assert scheduler.stats().waiting_s == pytest.approx(0)
+    assert [batch[0] for batch in engine.batches] == [first, second, first, third]
+
+
+async def test_a_request_that_is_longer_than_it_said_counts_what_waits(engine, window, until):
+    """A file that does not tell its length is admitted as nothing: it is neither free nor makes others free."""
+    async with running(engine, max_batch_size=1) as scheduler:
+        with scheduler.admit(0.0) as job:
+            engine.gate.clear()
+            task = asyncio.create_task(scheduler.submit(job, [window()] * 3))
+            await until(lambda: engine.batches)
+            assert scheduler.stats().waiting_s == pytest.approx(3)
+            engine.gate.set()
+            await task
+            await scheduler.submit(job, [window()])
+            assert scheduler.stats().waiting_s == 0
+
+
 @pytest.mark.parametrize("leave", ["cancelled", "failed"])
 async def test_who_leaves_takes_its_windows_along(engine, window, until, leave):
     """Nothing is decoded for a request that was cancelled or that failed already."""

@@ -27,21 +27,31 @@ def expected(data, words):
 
 
 async def test_a_clip_is_transcribed(make_app, serve, wav, words):
-    """A clip's answer holds its text, language, duration, one segment, and the version that answered."""
+    """A clip's answer holds all that is known of it, and the version that answered."""
     data = wav(2.0)
     async with serve(make_app()) as client:
         response = await post(client, data)
     assert response.status_code == 200
     body = response.json()
     segment = {"id": 0, "start": 0.0, "end": 2.0, "text": expected(data, words)[0]}
-    scores = {"avg_logprob": -0.1, "no_speech_prob": 0.0, "compression_ratio": 1.0}
+    scores = {"avg_logprob": -0.1, "no_speech_prob": 0.0, "compression_ratio": 1.0, "temperature": 0.0, "flags": []}
+    timings = body.pop("timings")
     assert body == {
         "text": segment["text"],
         "language": "it",
+        "language_probabilities": None,
         "duration": 2.0,
-        "segments": [segment | scores],
+        "no_speech": False,
+        "segments": [segment | scores | {"words": None, "logprobs": None}],
+        "dropped": [],
+        "partial": None,
         "model": "echo@1",
+        "warnings": [],
     }
+    assert timings.keys() == {"upload", "total"}
+    assert min(timings.values()) >= 0
+    assert response.headers["x-whisperloop-model"] == "echo@1"
+    assert "x-whisperloop-partial" not in response.headers
 
 
 async def test_a_long_file_is_transcribed_whole_and_in_order(make_app, serve, wav, words, engine):
@@ -115,13 +125,62 @@ async def test_what_looks_wrong_is_decoded_again(make_app, doubtful, serve, wav,
     assert all(len({w.full_context for w in batch}) == 1 for batch in engine.batches)
 
 
-async def test_a_loop_at_full_context_is_not_decoded_again(make_app, engine, serve, wav):
-    """A model that always pays for 30 s has said all it can."""
+async def test_a_loop_at_full_context_is_decoded_less_greedily(make_app, engine, serve, wav):
+    """Hotter and hotter until it is good; what it took is told, and only the windows that needed it paid for it."""
+    answer = engine._result
+
+    def result(window):
+        heat = window.options.temperature
+        said = replace(answer(window), temperature=heat)
+        is_bad = window.audio.size == 2 * SAMPLE_RATE and heat < 0.6
+        return replace(said, text="no no no", compression_ratio=9.0) if is_bad else said
+
+    engine._result = result
+    app = make_app()
+    async with serve(app) as client:
+        first, second = (await post(client, wav(2))).json(), (await post(client, wav(1))).json()
+        assert app.state.models.main.scheduler.stats().waiting_s == 0
+    assert first["text"].startswith("n32000")
+    assert (first["segments"][0]["temperature"], first["segments"][0]["flags"]) == (0.6, [])
+    assert second["segments"][0]["temperature"] == 0.0
+    heats = [window.options.temperature for batch in engine.batches[1:] for window in batch]
+    assert heats == [0.0, 0.2, 0.4, 0.6, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("guard", "tries", "text", "flags", "dropped"),
+    [
+        ("redecode", 6, "no no no", ["loop"], []),
+        ("mark", 1, "no no no", ["loop"], []),
+        ("drop", 6, "", None, ["loop"]),
+        ("keep", 1, "no no no", [], []),
+    ],
+)
+async def test_the_guard_is_chosen(make_app, engine, serve, wav, guard, tries, text, flags, dropped):
+    """Decode again and mark, mark, leave out and tell, or believe."""
     answer = engine._result
     engine._result = lambda window: replace(answer(window), text="no no no", compression_ratio=9.0)
     async with serve(make_app()) as client:
-        assert (await post(client, wav(2))).json()["text"] == "no no no"
-    assert [len(batch) for batch in engine.batches] == [1, 1]  # the warm-up's, and the file's
+        warm = len(engine.batches)
+        body = (await post(client, wav(2), guard=guard)).json()
+    assert len(engine.batches) - warm == tries
+    assert (body["text"], [segment["flags"] for segment in body["segments"]]) == (
+        text,
+        [] if flags is None else [flags],
+    )
+    assert [segment["flags"] for segment in body["dropped"]] == ([dropped] if dropped else [])
+    assert not body["no_speech"]
+
+
+async def test_sampling_is_done_once(make_app, engine, serve, wav):
+    """A temperature that is asked for is the only one."""
+    answer = engine._result
+    engine._result = lambda window: replace(answer(window), avg_logprob=-2.0, temperature=window.options.temperature)
+    async with serve(make_app()) as client:
+        warm = len(engine.batches)
+        body = (await post(client, wav(2), temperature="0.3")).json()
+    assert len(engine.batches) == warm + 1
+    assert (body["segments"][0]["temperature"], body["segments"][0]["flags"]) == (0.3, ["low_logprob"])
 
 
 async def test_silence_inside_a_file_is_not_decoded(make_app, make_engine, serve, wav, tone):

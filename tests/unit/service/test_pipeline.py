@@ -1,0 +1,268 @@
+"""From a file to a transcript: how far a file is read ahead, what waits for what, and what is left behind."""
+
+import asyncio
+import io
+import threading
+import time
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import service.transcribe
+from service.request import means
+from service.transcribe import DECODE_THREADS, WINDOWS_AHEAD, first_result, transcribe
+from speech import vad
+from speech.audio import SAMPLE_RATE, AudioError
+from speech.engine import EngineError
+from speech.transcribe import Options
+from speech.windows import AHEAD
+
+pytestmark = pytest.mark.anyio
+
+IT = Options(language="it")
+
+
+class Film:
+    """A file that is made while it is read, and knows how far that was."""
+
+    def __init__(self, seconds, *, pause_s=0.0):
+        self.seconds, self.pause_s = seconds, pause_s
+        self.read_s = 0
+        self.is_open = False
+        self.now = self.most = 0  # threads that read
+        self._lock = threading.Lock()
+        self._block = np.full(SAMPLE_RATE, 0.3, np.float32)
+        self._block[: SAMPLE_RATE // 2] = 0  # a pause a second
+
+    def stream_audio(self, _file, **_limits):
+        """Yield a second at a time, in the place of `speech.audio.stream_audio`."""
+        self.is_open = True
+        try:
+            for _ in range(self.seconds):
+                with self._lock:
+                    self.now += 1
+                    self.most = max(self.most, self.now)
+                time.sleep(self.pause_s)
+                with self._lock:
+                    self.now -= 1
+                self.read_s += 1
+                yield self._block
+        finally:
+            self.is_open = False
+
+
+@pytest.fixture
+def running(make_app, serve, engine, monkeypatch):
+    """Run the service on a film, around the function that transcribes it."""
+
+    @asynccontextmanager
+    async def run(film, echo=engine, **settings):
+        monkeypatch.setattr(service.transcribe, "stream_audio", film.stream_audio)
+        app = make_app(echo, **settings)
+        async with serve(app):
+
+            def start(options=IT, **given):
+                file = io.BytesIO(b"a film")
+                return asyncio.create_task(transcribe(file, options, means(app, app.state.models.main), **given))
+
+            start.scheduler = app.state.models.main.scheduler
+            yield start
+
+    return run
+
+
+async def test_a_film_waits_for_the_engine(running, engine, until):
+    """No more of its windows are in memory than may wait, and no more is read than for them; in the end, all is."""
+    film = Film(40 * 60)
+    async with running(film) as start:
+        engine.gate.clear()
+        task, seen = start(), []
+        await until(lambda: start.scheduler.stats().waiting_windows >= WINDOWS_AHEAD - 1)
+        for _ in range(30):
+            await asyncio.sleep(0.01)
+            seen.append((start.scheduler.stats().waiting_windows, film.read_s))
+        assert max(windows for windows, _ in seen) <= WINDOWS_AHEAD + 1
+        assert film.read_s <= 30 * (WINDOWS_AHEAD + 2) + AHEAD / SAMPLE_RATE + 1
+        engine.gate.set()
+        answer = await task
+    assert answer.transcription.duration == film.read_s == film.seconds
+    assert answer.fault is None
+    assert not film.is_open
+
+
+async def test_a_file_is_read_while_its_first_windows_are_decoded(running, engine, until):
+    """The engine has the first one long before the last was read."""
+    film = Film(300)
+    async with running(film, max_batch_size=1) as start:
+        warm = len(engine.batches)
+        engine.gate.clear()
+        read_at = []
+        engine.fails = lambda _window: read_at.append(film.read_s)
+        task = start()
+        await until(lambda: len(engine.batches) > warm)
+        await until(lambda: film.read_s == film.seconds)
+        assert len(engine.batches) == warm + 1
+        engine.gate.set()
+        await task
+
+
+async def test_without_a_language_nothing_is_read_ahead_of_it(running, engine, until):
+    """The first window decides how the others are decoded; only then are they."""
+    film = Film(300)
+    async with running(film) as start:
+        engine.gate.clear()
+        task = start(Options())
+        await until(lambda: len(engine.batches) == 2)
+        await asyncio.sleep(0.05)
+        assert start.scheduler.stats().waiting_windows == 0
+        assert film.read_s < 60
+        engine.gate.set()
+        answer = await task
+    assert answer.transcription.language == "it"
+    assert {window.language for batch in engine.batches[2:] for window in batch} == {"it"}
+
+
+async def test_what_is_done_is_told_before_the_rest_is_read(running, engine):
+    """Window by window, in order, with the audio that is done."""
+    film, told = Film(600, pause_s=0.001), []
+    async with running(film) as start:
+        answer = await start(on_added=lambda added: told.append((added.seconds, film.read_s)))
+    seconds = [done for done, _ in told]
+    assert seconds == sorted(seconds)
+    assert seconds[-1] == film.seconds
+    assert told[0][1] < film.seconds
+    assert len(told) == len(answer.transcription.segments)
+
+
+@pytest.mark.parametrize("moment", ["reading", "decoding"])
+async def test_who_leaves_closes_the_file(running, engine, until, moment):
+    """The reader is ended, on whatever thread it is; its windows are taken out of the queue, its detector given back."""
+    film = Film(3600, pause_s=0.001 if moment == "reading" else 0.0)
+    async with running(film) as start:
+        engine.gate.clear()
+        task = start()
+        if moment == "reading":
+            await until(lambda: film.read_s > 40)
+        else:
+            await until(lambda: start.scheduler.stats().waiting_windows >= WINDOWS_AHEAD - 1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not film.is_open
+        assert film.read_s < film.seconds
+        assert start.scheduler.is_idle
+        engine.gate.set()
+
+
+async def test_a_window_that_fails_ends_the_rest(running, engine):
+    """The file is closed, and nothing of it waits any more."""
+    film = Film(3600)
+    async with running(film, max_batch_size=1) as start:
+        engine.fails = lambda _window: len(engine.batches) > 3
+        with pytest.raises(EngineError):
+            await start()
+        assert not film.is_open
+        assert film.read_s < film.seconds
+        assert start.scheduler.is_idle
+
+
+async def test_voice_detectors_come_back(running, monkeypatch, engine, until):
+    """From who is done and from who leaves."""
+    lent = []
+
+    @contextmanager
+    def listen_if(wanted):
+        lent.append(wanted)
+        try:
+            yield None
+        finally:
+            lent.pop()
+
+    monkeypatch.setattr(vad, "listen_if", listen_if)
+    async with running(Film(1200), vad=True) as start:
+        await start()
+        assert lent == []
+        engine.gate.clear()
+        task = start()
+        await until(lambda: lent == [True])
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert lent == []
+        engine.gate.set()
+
+
+async def test_so_many_files_are_decoded_at_once(running):
+    """However many are transcribed: the others wait for a thread, a window at a time."""
+    film = Film(40, pause_s=0.001)
+    async with running(film) as start:
+        answers = await asyncio.gather(*(start() for _ in range(4 * DECODE_THREADS)))
+    assert film.most == DECODE_THREADS
+    assert {answer.transcription.duration for answer in answers} == {40}
+
+
+@pytest.mark.parametrize("language", ["it", None])
+async def test_previous_text_makes_windows_wait_for_each_other(running, engine, language):
+    """Each is told what was said before it; without, they go together and are told nothing."""
+    answer, counted = engine._result, iter(range(99, 200))  # the warm-up takes one
+    engine._result = lambda window: replace(answer(window), tokens=(next(counted),))
+    async with running(Film(100)) as start:
+        warm = len(engine.batches)
+        await start(Options(language=language, prompt=(7,), condition_on_previous_text=True))
+        asked = [window.prompt for batch in engine.batches[warm:] for window in batch]
+        assert asked == [(7, *range(100, 100 + i)) for i in range(len(asked))]
+        assert len(asked) == len(engine.batches) - warm >= 4
+        warm = len(engine.batches)
+        await start(Options(language=language, prompt=(7,)))
+        assert {window.prompt for batch in engine.batches[warm:] for window in batch} == {(7,)}
+
+
+async def test_a_file_of_unknown_length_counts_as_what_waits(running, engine, until):
+    """It said nothing of its length, and is neither free nor makes the queue look shorter than empty."""
+    film = Film(300)
+    async with running(film) as start:
+        engine.gate.clear()
+        task = start()
+        await until(lambda: film.read_s == film.seconds)
+        await until(lambda: start.scheduler.stats().waiting_s > 200)
+        engine.gate.set()
+        await task
+        assert start.scheduler.stats().waiting_s == 0
+
+
+async def test_what_was_heard_before_the_damage_is_answered(running, monkeypatch):
+    """With the reason; of nothing heard, the reason is all."""
+    film = Film(50)
+
+    def damaged(file, **limits):
+        yield from film.stream_audio(file, **limits)
+        raise AudioError("damaged_audio", "damaged after 50 s")
+
+    async with running(film) as start:
+        monkeypatch.setattr(service.transcribe, "stream_audio", damaged)
+        answer = await start()
+        assert (answer.fault.code, answer.transcription.duration) == ("damaged_audio", 50)
+        film.seconds = 0
+        with pytest.raises(AudioError, match="damaged after"):
+            await start()
+
+
+async def test_one_window_is_enough_to_tell_the_language(make_app, serve, engine, monkeypatch):
+    """Silence before it is passed over, and what comes after is not read."""
+    film = Film(3600)
+
+    def quiet_first(file, **limits):
+        yield np.zeros(100 * SAMPLE_RATE, np.float32)
+        yield from film.stream_audio(file, **limits)
+
+    monkeypatch.setattr(service.transcribe, "stream_audio", quiet_first)
+    app = make_app()
+    async with serve(app):
+        warm = len(engine.batches)
+        found = await first_result(io.BytesIO(b"a film"), Options(), means(app, app.state.models.main))
+        assert app.state.models.main.scheduler.is_idle
+    assert found.language == "it"
+    assert len(engine.batches) == warm + 1
+    assert film.read_s < 70
+    assert not film.is_open
