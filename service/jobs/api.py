@@ -140,8 +140,11 @@ async def list_jobs(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     after: Annotated[str | None, Query(description="The last job of the page before.")] = None,
 ) -> JobList:
-    """List jobs, the newest first."""
+    """List the jobs of the caller's API key, the newest first."""
     runner = _runner(request)
+    if not _owner(request):
+        message = "Jobs are listed for an API key; without one, whoever knows a job's id sees it, and nobody else."
+        raise ApiError(403, "key_required", message)
     jobs = await asyncio.to_thread(runner.store.list, _owner(request), time.time(), limit=limit + 1, before=after)
     data = [await _shown(request, runner, job) for job in jobs[:limit]]
     return JobList(data=data, has_more=len(jobs) > limit)

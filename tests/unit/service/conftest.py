@@ -4,9 +4,10 @@ import io
 import threading
 import time
 import wave
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from datetime import UTC, datetime
+from typing import BinaryIO
 
 import anyio
 import httpx
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
+import service.transcribe
 from service.app import create_app
 from service.loading import Model
 from service.schemas import Context, Version
@@ -207,3 +209,21 @@ def until() -> Callable[..., object]:
                 await anyio.sleep(0.002)
 
     return wait
+
+
+@pytest.fixture
+def decode_with(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Decode files in this process, by the function that is given: from a file to its blocks."""
+
+    def patch(stream: Callable[..., Generator[NDArray[np.float32]]]) -> None:
+        @contextmanager
+        def decoding(file: BinaryIO, max_seconds: float) -> Iterator[tuple[float, Iterator[NDArray[np.float32]]]]:
+            blocks = stream(file, max_seconds=max_seconds)
+            try:
+                yield 0.0, blocks
+            finally:
+                blocks.close()
+
+        monkeypatch.setattr(service.transcribe, "decoding", decoding)
+
+    return patch

@@ -266,7 +266,7 @@ async def test_a_stream_that_cannot_be_sent_leaves_nothing_behind(make_app, serv
     assert len(engine.batches) < 4
 
 
-async def test_who_left_keeps_a_place_until_its_thread_ends(make_app, serve, tone, monkeypatch):
+async def test_who_left_keeps_a_place_until_its_thread_ends(make_app, serve, tone, decode_with):
     """A thread cannot be stopped: no more files are in memory than are decoded, however many clients come and go."""
     busy, most, lock = 0, 0, threading.Lock()
 
@@ -282,7 +282,7 @@ async def test_who_left_keeps_a_place_until_its_thread_ends(make_app, serve, ton
 
     app = make_app()
     async with serve(app):
-        monkeypatch.setattr(service.transcribe, "stream_audio", decode)
+        decode_with(decode)
         tasks = [
             asyncio.create_task(transcribe(io.BytesIO(b"x"), Options("it"), means(app, app.state.models.main)))
             for _ in range(4 * DECODE_THREADS)

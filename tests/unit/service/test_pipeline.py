@@ -10,7 +10,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import service.transcribe
 from service.request import means
 from service.transcribe import DECODE_THREADS, WINDOWS_AHEAD, first_result, transcribe
 from speech import vad
@@ -54,12 +53,12 @@ class Film:
 
 
 @pytest.fixture
-def running(make_app, serve, engine, monkeypatch):
+def running(make_app, serve, engine, decode_with):
     """Run the service on a film, around the function that transcribes it."""
 
     @asynccontextmanager
     async def run(film, echo=engine, **settings):
-        monkeypatch.setattr(service.transcribe, "stream_audio", film.stream_audio)
+        decode_with(film.stream_audio)
         app = make_app(echo, **settings)
         async with serve(app):
 
@@ -124,7 +123,7 @@ async def test_without_a_language_nothing_is_read_ahead_of_it(running, engine, u
     assert {window.language for batch in engine.batches[2:] for window in batch} == {"it"}
 
 
-async def test_what_is_done_is_told_before_the_rest_is_read(running, engine):
+async def test_what_is_done_is_told_before_the_rest_is_read(running):
     """Window by window, in order, with the audio that is done."""
     film, told = Film(600, pause_s=0.001), []
     async with running(film) as start:
@@ -138,7 +137,7 @@ async def test_what_is_done_is_told_before_the_rest_is_read(running, engine):
 
 @pytest.mark.parametrize("moment", ["reading", "decoding"])
 async def test_who_leaves_closes_the_file(running, engine, until, moment):
-    """The reader is ended, on whatever thread it is; its windows are taken out of the queue, its detector given back."""
+    """The reader is ended, on whatever thread it is; its windows leave the queue, its detector is given back."""
     film = Film(3600, pause_s=0.001 if moment == "reading" else 0.0)
     async with running(film) as start:
         engine.gate.clear()
@@ -231,7 +230,7 @@ async def test_a_file_of_unknown_length_counts_as_what_waits(running, engine, un
         assert start.scheduler.stats().waiting_s == 0
 
 
-async def test_what_was_heard_before_the_damage_is_answered(running, monkeypatch):
+async def test_what_was_heard_before_the_damage_is_answered(running, decode_with):
     """With the reason; of nothing heard, the reason is all."""
     film = Film(50)
 
@@ -240,7 +239,7 @@ async def test_what_was_heard_before_the_damage_is_answered(running, monkeypatch
         raise AudioError("damaged_audio", "damaged after 50 s")
 
     async with running(film) as start:
-        monkeypatch.setattr(service.transcribe, "stream_audio", damaged)
+        decode_with(damaged)
         answer = await start()
         assert (answer.fault.code, answer.transcription.duration) == ("damaged_audio", 50)
         film.seconds = 0
@@ -248,7 +247,7 @@ async def test_what_was_heard_before_the_damage_is_answered(running, monkeypatch
             await start()
 
 
-async def test_one_window_is_enough_to_tell_the_language(make_app, serve, engine, monkeypatch):
+async def test_one_window_is_enough_to_tell_the_language(make_app, serve, engine, decode_with):
     """Silence before it is passed over, and what comes after is not read."""
     film = Film(3600)
 
@@ -256,7 +255,7 @@ async def test_one_window_is_enough_to_tell_the_language(make_app, serve, engine
         yield np.zeros(100 * SAMPLE_RATE, np.float32)
         yield from film.stream_audio(file, **limits)
 
-    monkeypatch.setattr(service.transcribe, "stream_audio", quiet_first)
+    decode_with(quiet_first)
     app = make_app()
     async with serve(app):
         warm = len(engine.batches)
