@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from service.formats import clock, to_srt, to_vtt
+from service.formats import clock, to_srt, to_tsv, to_vtt
 
 
 @dataclass
@@ -34,9 +34,22 @@ def test_vtt_escapes_its_text():
     )
 
 
+def test_tsv_has_a_line_a_cue():
+    """openai/whisper's: times in milliseconds, and no tab in what was said."""
+    assert to_tsv([Said(0.0, 1.5, " Buongiorno."), Said(61.0, 62.0006, "A\tB")]) == (
+        "start\tend\ttext\n0\t1500\tBuongiorno.\n61000\t62001\tA B\n"
+    )
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n", "\u2028"])
+def test_tsv_keeps_a_cue_on_its_line(end):
+    """A line that ends in a text would be a cue without times."""
+    assert to_tsv([Said(0.0, 1.0, f"A{end}B")]) == "start\tend\ttext\n0\t1000\tA B\n"
+
+
 def test_nothing_said_is_a_file_without_cues():
-    """Silence is an empty SubRip file, and a WebVTT file of its header."""
-    assert (to_srt([]), to_vtt([])) == ("", "WEBVTT\n\n")
+    """Silence is an empty SubRip file, and WebVTT and tab-separated files of their headers."""
+    assert (to_srt([]), to_vtt([]), to_tsv([])) == ("", "WEBVTT\n\n", "start\tend\ttext\n")
 
 
 @pytest.mark.parametrize(

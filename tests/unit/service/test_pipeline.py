@@ -124,7 +124,7 @@ async def test_without_a_language_nothing_is_read_ahead_of_it(running, engine, u
     assert {window.language for batch in engine.batches[2:] for window in batch} == {"it"}
 
 
-async def test_what_is_done_is_told_before_the_rest_is_read(running, engine):
+async def test_what_is_done_is_told_before_the_rest_is_read(running):
     """Window by window, in order, with the audio that is done."""
     film, told = Film(600, pause_s=0.001), []
     async with running(film) as start:
@@ -138,7 +138,7 @@ async def test_what_is_done_is_told_before_the_rest_is_read(running, engine):
 
 @pytest.mark.parametrize("moment", ["reading", "decoding"])
 async def test_who_leaves_closes_the_file(running, engine, until, moment):
-    """The reader is ended, on whatever thread it is; its windows are taken out of the queue, its detector given back."""
+    """The reader is ended, on whatever thread it is, and its windows are taken out of the queue."""
     film = Film(3600, pause_s=0.001 if moment == "reading" else 0.0)
     async with running(film) as start:
         engine.gate.clear()
