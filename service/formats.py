@@ -31,7 +31,7 @@ def to_vtt(cues: Sequence[Cue]) -> str:
 
 def to_tsv(cues: Sequence[Cue]) -> str:
     """Return openai/whisper's tab-separated values: start and end in milliseconds, and the text."""
-    lines = [f"{_ms(cue.start)}\t{_ms(cue.end)}\t{cue.text.strip().replace(chr(9), ' ')}\n" for cue in cues]
+    lines = [f"{_ms(cue.start)}\t{_ms(cue.end)}\t{' '.join(cue.text.split())}\n" for cue in cues]
     return "start\tend\ttext\n" + "".join(lines)
 
 
