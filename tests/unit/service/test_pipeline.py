@@ -156,6 +156,20 @@ async def test_who_leaves_closes_the_file(running, engine, until, moment):
         engine.gate.set()
 
 
+async def test_who_is_told_twice_to_leave_still_waits_for_the_thread(running, until):
+    """A request may be cancelled by its client and by the server's end: its file is not closed under the reader."""
+    film = Film(3600, pause_s=0.05)
+    async with running(film) as start:
+        task = start()
+        await until(lambda: film.now == 1 and film.read_s > 2)
+        for _ in range(3):
+            task.cancel()
+            await asyncio.sleep(0.001)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert (film.now, film.is_open) == (0, False)
+
+
 async def test_a_window_that_fails_ends_the_rest(running, engine):
     """The file is closed, and nothing of it waits any more."""
     film = Film(3600)
