@@ -7,7 +7,7 @@ over the scheduler. A file is decoded while its first windows are, and no more o
 import asyncio
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import BinaryIO, TypeVar
 
@@ -117,11 +117,11 @@ async def transcribe(
                 cut = await _in_thread(means, lambda: next(reader, None))
             await deliver(0)
     finally:
+        reader.close()  # first: whoever is cancelled once more gets no further than the next await
         tasks = [task for _, task in pending if task is not None]
         for task in tasks:
             task.cancel()  # if one failed, nobody waits for the others
         await asyncio.gather(*tasks, return_exceptions=True)
-        reader.close()
     return Answer(assembly.whole(), faults[0] if faults else None)
 
 
@@ -198,7 +198,9 @@ async def _in_thread(means: Means, work: Callable[[], T]) -> T:
                 return await asyncio.shield(working)
             except asyncio.CancelledError:
                 # The thread cannot be stopped: until it ends, its audio is in memory, and the file may not be closed.
-                await asyncio.wait([working])
+                while not working.done():
+                    with suppress(asyncio.CancelledError):  # who is told to leave twice waits, too
+                        await asyncio.wait([working])
                 raise
 
 

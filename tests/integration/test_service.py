@@ -100,14 +100,26 @@ def test_silence_is_empty_and_not_an_error(address):
     [
         (b"", "empty_audio"),
         (b"this is no audio at all " * 40, "unsupported_audio"),
-        (wav(np.zeros(SAMPLE_RATE))[: SAMPLE_RATE // 2], "truncated_audio"),
+        (wav(np.zeros(SAMPLE_RATE))[:44], "empty_audio"),
     ],
 )
 def test_bad_uploads_get_a_code(address, content, code):
-    """An upload that is empty, no audio, or cut off is refused with a 4xx and a code."""
+    """An upload that is empty, no audio, or cut off before its first sample is refused with a 4xx and a code."""
     answer = post(address, content)
     assert httpx.codes.is_client_error(answer.status_code)
     assert answer.json()["error"]["code"] == code
+
+
+def test_what_is_cut_off_is_answered_in_part(address, clip):
+    """The words that are there, and that the rest is missing."""
+    content = Path(clip.audio.path).read_bytes()
+    answer = post(address, content[: len(content) * 3 // 4], language="it")
+    assert answer.status_code == httpx.codes.OK
+    assert answer.headers["X-Whisperloop-Partial"] == "truncated_audio"
+    partial = answer.json()["partial"]
+    assert partial["code"] == "truncated_audio"
+    assert partial["decoded_seconds"] == pytest.approx(0.75 * clip.audio.duration, abs=0.1)
+    assert answer.json()["text"]
 
 
 def test_many_clients_get_their_own_words(address, italian):

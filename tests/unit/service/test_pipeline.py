@@ -137,7 +137,7 @@ async def test_what_is_done_is_told_before_the_rest_is_read(running):
 
 @pytest.mark.parametrize("moment", ["reading", "decoding"])
 async def test_who_leaves_closes_the_file(running, engine, until, moment):
-    """The reader is ended, on whatever thread it is; its windows leave the queue, its detector is given back."""
+    """The reader is ended, on whatever thread it is, and its windows are taken out of the queue."""
     film = Film(3600, pause_s=0.001 if moment == "reading" else 0.0)
     async with running(film) as start:
         engine.gate.clear()
@@ -153,6 +153,20 @@ async def test_who_leaves_closes_the_file(running, engine, until, moment):
         assert film.read_s < film.seconds
         assert start.scheduler.is_idle
         engine.gate.set()
+
+
+async def test_who_is_told_twice_to_leave_still_waits_for_the_thread(running, until):
+    """A request may be cancelled by its client and by the server's end: its file is not closed under the reader."""
+    film = Film(3600, pause_s=0.05)
+    async with running(film) as start:
+        task = start()
+        await until(lambda: film.now == 1 and film.read_s > 2)
+        for _ in range(3):
+            task.cancel()
+            await asyncio.sleep(0.001)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert (film.now, film.is_open) == (0, False)
 
 
 async def test_a_window_that_fails_ends_the_rest(running, engine):

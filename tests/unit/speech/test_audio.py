@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from speech.audio import SAMPLE_RATE, AudioError, declared_seconds, decode_audio, stream_audio
+from speech.audio import SAMPLE_RATE, AudioError, declared_seconds, decode_audio, stream_audio, until_damage
 
 CODES = {"empty_audio", "unsupported_audio", "truncated_audio", "damaged_audio", "audio_too_long"}
 SECONDS = 2.0
@@ -391,6 +391,53 @@ def test_what_was_heard_before_the_damage_is_there(make, kept):
         heard.extend(blocks)
     assert raised.value.code == "truncated_audio"
     assert sum(block.size for block in heard) / SAMPLE_RATE == pytest.approx(kept * SECONDS, abs=0.15)
+
+
+@pytest.mark.parametrize("code", ["truncated_audio", "damaged_audio"])
+def test_what_was_heard_is_kept_and_the_damage_told(code):
+    """The blocks before it come as they are; the error is told once, at the end, and not raised."""
+    fault, told = AudioError(code, "the end is missing"), []
+
+    def broken(n_blocks):
+        yield from ([np.zeros(10, np.float32)] * n_blocks)
+        raise fault
+
+    assert [block.size for block in until_damage(broken(3), told.append)] == [10, 10, 10]
+    assert told == [fault]
+    with pytest.raises(AudioError) as raised:
+        list(until_damage(broken(0), told.append))
+    assert (raised.value, told) == (fault, [fault])
+
+
+@pytest.mark.parametrize("code", ["empty_audio", "unsupported_audio", "audio_too_long"])
+def test_what_is_no_damage_is_raised(code):
+    """A film over the limit is refused, not answered in part."""
+
+    def refused():
+        yield np.zeros(10, np.float32)
+        raise AudioError(code, "no")
+
+    with pytest.raises(AudioError) as raised:
+        list(until_damage(refused(), lambda _: pytest.fail("it was taken for damage")))
+    assert raised.value.code == code
+
+
+def test_a_whole_file_has_no_damage(make):
+    """All of it, and nothing told."""
+    whole = decode_audio(make("flac"))
+    blocks = until_damage(stream_audio(make("flac")), lambda _: pytest.fail("nothing is wrong"))
+    assert np.array_equal(np.concatenate(list(blocks)), whole)
+
+
+@pytest.mark.parametrize("source", ["bytes", "path", "file"])
+def test_the_declared_length_leaves_the_audio_as_it_was(make, tmp_path, source):
+    """It is asked before the same file is decoded."""
+    path = tmp_path / "clip.flac"
+    path.write_bytes(make("flac"))
+    with path.open("rb") as file:
+        given = {"bytes": path.read_bytes(), "path": path, "file": file}[source]
+        assert declared_seconds(given) == pytest.approx(SECONDS, abs=0.1)
+        assert np.array_equal(decode_audio(given), decode_audio(path))
 
 
 @pytest.mark.parametrize(("muxer", "codec"), [("flac", "flac"), ("mp3", "libmp3lame"), ("adts", "aac"), ("wav", None)])
