@@ -6,7 +6,6 @@ the time from here to the first answer is a promise (docs/benchmarks.md).
 
 import socket
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,18 +20,6 @@ from service.settings import Settings
 
 if TYPE_CHECKING:
     from service.loading import Model
-
-KEEP_ALIVE_S = 5
-
-LOGGING: dict[str, Any] = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "loggers": {
-        name: {"handlers": ["stderr"], "level": "INFO", "propagate": False} for name in ("uvicorn", "whisperloop")
-    },
-}
 
 
 class _ServesByDefault(typer.core.TyperGroup):
@@ -79,24 +66,16 @@ def serve(
     # While the model is verified and loaded, the rest of the program is, too: together they take a third less.
     loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
     loading = [loader.submit(_load, settings)]
-    import uvicorn
-
     from service.app import create_app
+    from service.server import run
 
     address, bound_port = listener.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
     print(f"http://{shown}:{bound_port} serves {settings.model} from {settings.registry}; stop with Ctrl+C", flush=True)
-    config = uvicorn.Config(
-        # A future would keep the model for ever.
-        create_app(settings, load=lambda wanted: loading.pop().result() if loading else _load(wanted)),
-        log_config=LOGGING,
-        access_log=False,  # service.request_log writes a line that tells more
-        server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=settings.shutdown_grace_s,
-    )
-    with listener, suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listener])
+    # A future would keep the model for ever.
+    application = create_app(settings, load=lambda wanted: loading.pop().result() if loading else _load(wanted))
+    with listener:
+        run(application, settings, listener)
 
 
 def _load(settings: Settings) -> "Model":

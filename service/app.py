@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 
 import anyio
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from service import decoder, openai_api, routes
 from service.authorise import Authorise
@@ -25,6 +26,13 @@ from service.settings import Settings
 from service.shadow import Shadow
 from service.transcribe import DECODE_THREADS
 from service.upload import MAX_TEXT_BYTES, Buffered
+
+EXPOSED_HEADERS = (
+    *("Retry-After", "X-Request-ID", "X-Should-Retry", "OpenAI-Processing-Ms"),
+    *("X-Whisperloop-Model", "X-Whisperloop-Warnings", "X-Whisperloop-Partial", "X-Whisperloop-Expected-Wait-Ms"),
+    *(f"X-RateLimit-{what}-{of}" for what in ("Limit", "Remaining", "Reset") for of in ("Requests", "Audio-Seconds")),
+)
+"""What scripts of other origins may read of an answer; see WHISPERLOOP_CORS_ORIGINS."""
 
 
 def create_app(settings: Settings | None = None, *, load: Load | None = None) -> FastAPI:
@@ -60,6 +68,7 @@ def create_app(settings: Settings | None = None, *, load: Load | None = None) ->
     # Slashes are not redirected: the address would be made of the caller's Host header.
     app = FastAPI(title="Whisperloop", lifespan=lifespan, redoc_url=None, redirect_slashes=False)
     app.state.settings = settings
+    app.state.draining = False  # `service.server` knows
     app.state.metrics = Metrics()
     app.state.models = Models(settings, load or load_model, app.state.metrics)
     app.state.shadow = Shadow(app.state.models, app.state.metrics, settings.shadow_share, settings.max_audio_seconds)
@@ -70,6 +79,15 @@ def create_app(settings: Settings | None = None, *, load: Load | None = None) ->
     if settings.keys is not None:
         app.add_middleware(Authorise, keyring=Keyring(settings.keys), limits=app.state.limits)
     app.add_middleware(RequestLog)
+    if settings.cors_origins:
+        # Outermost: a browser's preflight has no key, and it lets nobody read an error without these headers.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED_HEADERS,
+        )
     add_exception_handlers(app)
     app.include_router(routes.router)
     app.include_router(openai_api.router)

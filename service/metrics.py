@@ -16,6 +16,7 @@ from service.turns import LANES
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 LATENCY_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+FACTOR_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 SIZE_BUCKETS = (1, 2, 4, 8, 16, 32)
 
 Stage = Literal["upload", "decode", "queue", "engine"]
@@ -81,6 +82,12 @@ class Metrics:
             "whisperloop_errors",
             "Requests that were not answered as asked, by the error's code (overloaded, deadline_exceeded).",
             ["code"],
+            registry=self._registry,
+        )
+        self._factor = Histogram(
+            "whisperloop_request_real_time_factor",
+            "From an upload's last byte to its answer, a second of its audio, waiting for others included.",
+            buckets=FACTOR_BUCKETS,
             registry=self._registry,
         )
         self._key_requests = Counter(
@@ -151,6 +158,10 @@ class Metrics:
     def job(self, status: str) -> None:
         """Count a job that came to an end."""
         self._jobs.labels(status).inc()
+
+    def real_time_factor(self, factor: float) -> None:
+        """Note how long a request took, a second of its audio."""
+        self._factor.observe(factor)
 
     def key_request(self, key: str, audio_s: float) -> None:
         """Count a request of a key, by the key's name, and the seconds of audio that it was answered."""

@@ -3,6 +3,7 @@
 The line is JSON and tells of the request, never of what was said: no transcript, no file name, no client's address.
 """
 
+import asyncio
 import json
 import logging
 import re
@@ -15,7 +16,7 @@ from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import internal_error
+from service.errors import ApiError, envelope, internal_error
 
 logger = logging.getLogger("whisperloop.service")
 
@@ -60,6 +61,11 @@ class RequestLog:
             if status:
                 raise  # half an answer is out: only the server can still cut the connection
             await internal_error(Request(scope), error)(scope, receive, send_with_id)
+        except asyncio.CancelledError:
+            if status or not scope["app"].state.draining:
+                raise
+            stopped = ApiError(503, "draining", "This service was stopped before it was done; send it to another one.")
+            await envelope(Request(scope), stopped)(scope, receive, send_with_id)
         finally:
             answered.close()
             path = scope["path"]
@@ -69,6 +75,8 @@ class RequestLog:
             route = getattr(scope.get("route"), "path", "unknown")  # callers choose paths, not labels
             metrics = scope["app"].state.metrics
             metrics.request(route, status or 499, seconds)
+            if facts.get("audio_s"):
+                metrics.real_time_factor((seconds - scope["state"].get("upload_s", 0.0)) / facts["audio_s"])
             if "key" in facts:
                 metrics.key_request(facts["key"], facts.get("audio_s", 0.0))
             if "error" in facts:

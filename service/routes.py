@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from service import schemas
 from service.answers import headers_of, native, plain, refuse_partial, stream
-from service.errors import answer_to, detail_of
+from service.errors import ApiError, answer_to, detail_of
 from service.forms import File, form_schema
 from service.metrics import CONTENT_TYPE
 from service.models import Models
@@ -141,7 +141,9 @@ async def live() -> schemas.Health:
 
 @router.get("/health/ready", responses=NOT_READY)
 async def ready(request: Request) -> schemas.Health:
-    """Answer 200 if there is a model to transcribe with, else what to do about it."""
+    """Answer 200 if there is a model to transcribe with and the service stays, else what to do about it."""
+    if request.app.state.draining:
+        raise ApiError(503, "draining", "This service is being stopped; ask another one.")
     usable(request.app.state.models.main)
     return schemas.Health(status="ready")
 

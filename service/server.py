@@ -1,11 +1,82 @@
-"""Running the application under uvicorn: what it listens to, and how it stops."""
+"""Running the application under uvicorn: what it listens to, and how it stops.
+
+The first SIGTERM or SIGINT drains: readiness is 503 at once, so that load balancers look elsewhere; as they take a
+while to, requests are accepted for `drain_s` more; then nobody is let in, and who is in is answered. The second ends
+it at once.
+"""
 
 import ipaddress
 import logging
+import os
+import signal
+import socket
+import time
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
 
 from service.settings import Settings
 
 logger = logging.getLogger("whisperloop.service")
+
+KEEP_ALIVE_S = 5
+
+LOGGING: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "loggers": {
+        name: {"handlers": ["stderr"], "level": "INFO", "propagate": False} for name in ("uvicorn", "whisperloop")
+    },
+}
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, which would close its door at the first signal, and wait for ever after the second SIGTERM."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI, drain_s: float) -> None:
+        super().__init__(config)
+        self._app, self._drain_s = app, drain_s
+        self._close_at: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Drain at the first signal, end at the second."""
+        if self._close_at is not None:
+            signal.signal(sig, signal.SIG_DFL)
+            os.kill(os.getpid(), sig)
+            return
+        # Not `super`, which would send the signal again at the end: a drained service has exit status 0.
+        self._app.state.draining = True
+        self._close_at = time.monotonic() + self._drain_s
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second: say whether it is time to let nobody in any more."""
+        if self._close_at is not None and time.monotonic() >= self._close_at:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def run(app: FastAPI, settings: Settings, listener: socket.socket) -> None:
+    """Serve an application until it is told to stop, and has.
+
+    Args:
+        app: as `create_app` makes it.
+        settings: of the application.
+        listener: bound, and closed by the caller.
+    """
+    config = uvicorn.Config(
+        app,
+        log_config=LOGGING,
+        access_log=False,  # service.request_log writes a line that tells more
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=settings.shutdown_grace_s,
+    )
+    warn_if_open(settings)
+    Server(config, app, settings.drain_s).run(sockets=[listener])
 
 
 def warn_if_open(settings: Settings) -> None:

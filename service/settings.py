@@ -47,6 +47,10 @@ class Settings(BaseSettings):
         default=None,
         description="The file of API keys that `python -m service keys` keeps; none: whoever reaches it may ask.",
     )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Origins whose pages may use the service, separated by commas (https://app.example); * for all.",
+    )
 
     max_upload_bytes: int = Field(default=100_000_000, gt=0, description="The largest file that is accepted, encoded.")
     max_buffered_bytes: int = Field(
@@ -89,11 +93,16 @@ class Settings(BaseSettings):
     webhook_secret: SecretStr = Field(
         default=SecretStr(""), description="What messages are signed with: whsec_ and base64 of 24 to 64 bytes."
     )
+    drain_s: float = Field(
+        default=0,
+        ge=0,
+        description="Seconds that requests are still accepted after the signal to stop, when readiness is 503 already.",
+    )
     shutdown_grace_s: int = Field(
         default=30, ge=0, description="Seconds that running requests get to finish when the service is stopped."
     )
 
-    @field_validator("also", mode="before")
+    @field_validator("also", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
