@@ -71,7 +71,7 @@ def create_app(settings: Settings | None = None, *, load: Load | None = None) ->
     app.state.draining = False  # `service.server` knows
     app.state.metrics = Metrics()
     app.state.models = Models(settings, load or load_model, app.state.metrics)
-    app.state.shadow = Shadow(app.state.models, app.state.metrics, settings.shadow_share, settings.max_audio_seconds)
+    app.state.shadow = Shadow(app.state.models, app.state.metrics, settings)
     # However little is allowed, one upload of the largest size is.
     app.state.buffered = Buffered(max(settings.max_buffered_bytes, settings.max_upload_bytes + MAX_TEXT_BYTES))
     app.state.limits = Limits()

@@ -14,6 +14,7 @@ import anyio
 
 from service.metrics import Metrics
 from service.models import Models, falls_into
+from service.settings import Settings
 from service.state import Loaded
 from service.transcribe import Means, transcribe
 from speech.edits import edit_distance
@@ -63,8 +64,8 @@ def disagreement(one: str, other: str) -> tuple[int, int]:
 class Shadow:
     """The copies that wait, and what came of those before. `app.state.shadow`."""
 
-    def __init__(self, models: Models, metrics: Metrics, share: float, max_seconds: float) -> None:
-        self._models, self._metrics, self._share, self._max_seconds = models, metrics, share, max_seconds
+    def __init__(self, models: Models, metrics: Metrics, settings: Settings) -> None:
+        self._models, self._metrics, self._settings = models, metrics, settings
         self._waiting: deque[Copy] = deque()
         self._came = asyncio.Event()
         self._unwatched = Metrics()  # what is decoded here is no request's time
@@ -74,7 +75,7 @@ class Shadow:
         """Say whether a request is to be copied: it is of the shadow's share, the model's own, and there is room."""
         if self._models.shadow is None or answered is not self._models.main:
             return False
-        if not falls_into(key, self._share, "shadow"):
+        if not falls_into(key, self._settings.shadow_share, "shadow"):
             return False
         waiting_bytes = sum(len(copy.content) for copy in self._waiting)
         if len(self._waiting) >= MAX_WAITING or waiting_bytes + n_bytes > MAX_WAITING_BYTES:
@@ -106,7 +107,13 @@ class Shadow:
         ref = model.version.ref
         try:
             with model.holds.hold():
-                means = Means(model.scheduler, limiter, self._unwatched, self._max_seconds)
+                means = Means(
+                    model.scheduler,
+                    limiter,
+                    self._unwatched,
+                    self._settings.max_audio_seconds,
+                    vad=self._settings.vad,
+                )
                 answer = await transcribe(io.BytesIO(copy.content), copy.options, means)
             edits, words = await anyio.to_thread.run_sync(disagreement, copy.text, answer.transcription.text)
         except Exception as error:  # noqa: BLE001 - nobody waits for it

@@ -112,6 +112,7 @@ def anyio_backend() -> str:
 def _no_database(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep no jobs, and do none that lie in this checkout, unless a test names a database."""
     monkeypatch.setenv("WHISPERLOOP_DATABASE", "")
+    monkeypatch.setenv("WHISPERLOOP_VAD", "false")  # which is right about tones: nobody speaks
 
 
 @pytest.fixture
@@ -174,8 +175,7 @@ def make_app(engine: EchoEngine) -> Callable[..., FastAPI]:
     """Make an application that serves the echo engine, with any settings."""
 
     def make(echo: EchoEngine = engine, **settings: object) -> FastAPI:
-        # The voice detector is right about tones: nobody speaks.
-        return create_app(Settings(**{"vad": False} | settings), load=lambda _settings: Model(echo, _version(echo)))
+        return create_app(Settings(**settings), load=lambda _settings: Model(echo, _version(echo)))
 
     return make
 

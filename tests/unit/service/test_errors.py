@@ -55,14 +55,14 @@ async def test_what_is_cut_off_is_refused_in_strict_mode(make_app, serve, wav):
 
 
 @pytest.mark.parametrize("path", ["/transcribe", "/v1/audio/transcriptions"])
-async def test_damage_of_which_nothing_was_heard_is_refused(make_app, serve, wav, monkeypatch, path):
+async def test_damage_of_which_nothing_was_heard_is_refused(make_app, serve, wav, decode_with, path):
     """There is nothing to be answered in part."""
 
     def damaged(*_args, **_kwargs):
         raise AudioError("damaged_audio", "The audio is damaged after 0.00 s.")
         yield
 
-    monkeypatch.setattr("service.transcribe.stream_audio", damaged)
+    decode_with(damaged)
     async with serve(make_app()) as client:
         answer = await client.post(path, files={"file": ("a.wav", wav(1))}, data={"model": "whisper-1"})
         check(answer, 422 if path == "/transcribe" else 400, "damaged_audio", "file")
@@ -187,7 +187,7 @@ async def test_what_nobody_foresaw(make_app, serve, wav, monkeypatch, caplog):
     def broken(*_args, **_kwargs):
         raise KeyError("/secret/bug")
 
-    monkeypatch.setattr("service.transcribe.stream_audio", broken)
+    monkeypatch.setattr("service.transcribe.decoding", broken)
     async with serve(make_app()) as client:
         response = await send(client, wav(1))
     check(response, 500, "internal_error")

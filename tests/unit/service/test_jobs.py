@@ -142,7 +142,7 @@ async def test_what_cannot_be_a_job_is_refused_now(make_app, serve, wav, databas
     """The form is checked when it comes, by the rules of POST /transcribe, and nothing is kept of it."""
     app = make_app(database=database, max_upload_bytes=100_000)
     async with serve(app) as client:
-        check(await submit(client, wav(1), temperature="hot"), 400, "unknown_parameter", "temperature")
+        check(await submit(client, wav(1), temperature="hot"), 400, "invalid_value", "temperature")
         check(await submit(client, wav(1), language="klingon"), 400, "unknown_language", "language")
         check(await submit(client, wav(1), task="sing"), 400, "invalid_request", "task")
         check(await submit(client, b""), 400, "empty_audio", "file")
@@ -167,7 +167,7 @@ async def test_a_job_that_fails_says_why(make_app, serve, engine, wav, database,
         assert job["error"]["code"] == "decoding_failed"
         assert "secret" not in json.dumps(job)
         # It is counted when it is written down, which a poll may see first.
-        await until(lambda: b'whisperloop_jobs_total{status="failed"} 2.0' in app.state.metrics.render(None))
+        await until(lambda: b'whisperloop_jobs_total{status="failed"} 2.0' in app.state.metrics.render([]))
 
 
 @pytest.mark.parametrize("end", ["cancel", "delete"])

@@ -278,6 +278,10 @@ def test_a_native_form_has_all_of_openais_fields_and_more(options):
 
 
 WRONG = {
+    "max_chars_per_line": ["9", "wide"],
+    "max_lines": ["0", "1.5"],
+    "max_chars_per_second": ["4", "nan"],
+    "max_duration": ["0", "31"],
     "model": ["x" * 201],
     "prompt": ["x" * 10_001],
     "response_format": ["xml", "diarized_json"],
