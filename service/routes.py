@@ -47,14 +47,15 @@ async def transcribe_files(request: Request, terms: OnTerms) -> Any:
     """
     state = request.app.state
     strict = state.settings.strict
-    loaded(request)  # or there is no need to read the upload
+    model = loaded(request)  # or there is no need to read the upload
     async with AsyncExitStack() as opened:
         started = time.perf_counter()
         with state.metrics.stage("upload"):
             form = await opened.enter_async_context(open_form(request, state.settings.max_upload_bytes))
         uploaded = time.perf_counter()
         asked = read_transcribe(form, strict=strict)
-        model = loaded(request, asked.form.model or None)
+        if asked.form.model:
+            model = loaded(request, asked.form.model)
         served_with = means(request.app, model, terms)
         asked, options = options_of(asked, model, task="transcribe", strict=strict)
         tokenizer, ref = model.scheduler.engine.tokenizer, model.version.ref
@@ -113,12 +114,13 @@ async def _several(
 async def detect_language(request: Request, terms: OnTerms) -> schemas.LanguageDetection:
     """Say which language is spoken in the first 30 s of speech."""
     state = request.app.state
-    loaded(request)  # or there is no need to read the upload
+    model = loaded(request)  # or there is no need to read the upload
     async with AsyncExitStack() as opened:
         with state.metrics.stage("upload"):
             form = await opened.enter_async_context(open_form(request, state.settings.max_upload_bytes))
         asked = read_detect(form)
-        model = loaded(request, asked.form.model or None)
+        if asked.form.model:
+            model = loaded(request, asked.form.model)
         _, options = options_of(asked, model, task="transcribe", strict=state.settings.strict)
         work = first_result(asked.files[0].content, options, means(request.app, model, terms))
         result = await unless_disconnected(request, work)

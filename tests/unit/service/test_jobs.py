@@ -144,7 +144,7 @@ async def test_what_cannot_be_a_job_is_refused_now(make_app, serve, wav, databas
     async with serve(app) as client:
         check(await submit(client, wav(1), temperature="hot"), 400, "invalid_value", "temperature")
         check(await submit(client, wav(1), language="klingon"), 400, "unknown_language", "language")
-        check(await submit(client, wav(1), task="sing"), 400, "invalid_request", "task")
+        check(await submit(client, wav(1), task="sing"), 400, "invalid_value", "task")
         check(await submit(client, b""), 400, "empty_audio", "file")
         check(await client.post("/v1/jobs", data={"language": "it"}), 400, "invalid_request", "file")
         check(await submit(client, wav(10)), 413, "file_too_large", "file")
