@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import anyio
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
+from fastapi.security import HTTPBearer
 from starlette.middleware.cors import CORSMiddleware
 
 from service import decoder, openai_api, routes
@@ -24,8 +25,18 @@ from service.models import Load, Models
 from service.request_log import RequestLog
 from service.settings import Settings
 from service.shadow import Shadow
+from service.telemetry import add_telemetry, telemetry
 from service.transcribe import DECODE_THREADS
 from service.upload import MAX_TEXT_BYTES, Buffered
+
+DESCRIPTION = """Audio in, transcripts out: any container and codec that FFmpeg decodes, of any length.
+
+What was written for OpenAI's API runs against `/v1` here; `POST /transcribe` has all of it and more. Every answer that
+is not a success is `{"error": {"message", "type", "param", "code", "request_id"}}`.
+"""
+
+BEARER = HTTPBearer(auto_error=False, description="An API key.")
+"""For /docs to show and to send; `service.authorise` asks for it, of whatever has no route, too."""
 
 EXPOSED_HEADERS = (
     *("Retry-After", "X-Request-ID", "X-Should-Retry", "OpenAI-Processing-Ms"),
@@ -64,9 +75,18 @@ def create_app(settings: Settings | None = None, *, load: Load | None = None) ->
         await asyncio.gather(*tasks, return_exceptions=True)
         await app.state.models.close()
         await asyncio.to_thread(decoder.close_idle)
+        if app.state.telemetry is not None:
+            await asyncio.to_thread(app.state.telemetry.close)
 
     # Slashes are not redirected: the address would be made of the caller's Host header.
-    app = FastAPI(title="Whisperloop", lifespan=lifespan, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title="Whisperloop",
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+        redirect_slashes=False,
+        dependencies=[] if settings.keys is None else [Depends(BEARER)],
+    )
     app.state.settings = settings
     app.state.draining = False  # `service.server` knows
     app.state.metrics = Metrics()
@@ -79,6 +99,7 @@ def create_app(settings: Settings | None = None, *, load: Load | None = None) ->
     if settings.keys is not None:
         app.add_middleware(Authorise, keyring=Keyring(settings.keys), limits=app.state.limits)
     app.add_middleware(RequestLog)
+    add_telemetry(app, telemetry())
     if settings.cors_origins:
         # Outermost: a browser's preflight has no key, and it lets nobody read an error without these headers.
         app.add_middleware(
@@ -89,8 +110,8 @@ def create_app(settings: Settings | None = None, *, load: Load | None = None) ->
             expose_headers=EXPOSED_HEADERS,
         )
     add_exception_handlers(app)
-    app.include_router(routes.router)
-    app.include_router(openai_api.router)
+    app.include_router(routes.router, tags=["Whisperloop"])
+    app.include_router(openai_api.router, tags=["OpenAI's API"])
     app.include_router(jobs.router)
     return app
 

@@ -4,8 +4,8 @@ Nothing here tells what was said or by whom. The numbers of the queue are read w
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary, generate_latest
@@ -29,6 +29,9 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
+        self.span: Callable[[str], AbstractContextManager[None]] = lambda _stage: (
+            nullcontext()
+        )  # `service.telemetry` traces stages
         self._requests = Counter(
             "whisperloop_requests",
             "Requests answered, by path and status.",
@@ -146,7 +149,8 @@ class Metrics:
         """Count the time that the block takes."""
         started = time.perf_counter()
         try:
-            yield
+            with self.span(stage):
+                yield
         finally:
             self._stages.labels(stage).inc(time.perf_counter() - started)
 

@@ -293,3 +293,15 @@ async def test_openais_client_knows_what_is_wrong(make_app, serve, file, wav):
         assert caught.value.code == "invalid_api_key"
         right = openai.AsyncOpenAI(base_url="http://test/v1", api_key=key, http_client=client, max_retries=0)
         assert (await right.audio.transcriptions.create(file=("a.wav", wav(1)), model="whisper-1")).text
+
+
+async def test_the_interface_says_that_it_wants_a_key(make_app, serve, file):
+    """/openapi.json has the bearer scheme where there are keys, and only there, so that /docs can send one."""
+    key = add_key(file, "app")
+    async with serve(make_app(keys=file)) as client:
+        described = (await client.get("/openapi.json", headers=bearer(key))).json()
+    (scheme,) = described["components"]["securitySchemes"].values()
+    assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
+    assert described["paths"]["/transcribe"]["post"]["security"]
+    async with serve(make_app()) as client:
+        assert "securitySchemes" not in (await client.get("/openapi.json")).json()["components"]
