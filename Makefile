@@ -55,7 +55,8 @@ test-full: test demo ## Everything, what takes minutes and the demonstration inc
 
 requirements: $(READY) ## Pin what is installed now, without addresses; GPU wheels only where they exist.
 	$(BIN)/pip freeze --exclude-editable | sed -E \
-		"s/^((nvidia|cuda|triton)[^=]*==.*)$$/\1 ; sys_platform == 'linux' and platform_machine == 'x86_64'/" > requirements.txt
+		-e "s/^((nvidia|cuda|triton)[^=]*==.*)$$/\1 ; sys_platform == 'linux' and platform_machine == 'x86_64'/" \
+		-e "s/^(silero.vad.lite==.*)$$/\1 ; sys_platform != 'linux' or platform_machine == 'x86_64'/" > requirements.txt
 
 clean: ## Remove the environment and everything that runs left behind.
 	rm -rf .venv runs
