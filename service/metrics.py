@@ -167,9 +167,12 @@ class Metrics:
         """Note how long a request took, a second of its audio."""
         self._factor.observe(factor)
 
-    def key_request(self, key: str, audio_s: float) -> None:
-        """Count a request of a key, by the key's name, and the seconds of audio that it was answered."""
+    def key_request(self, key: str) -> None:
+        """Count a request of a key, by the key's name."""
         self._key_requests.labels(key).inc()
+
+    def key_audio(self, key: str, audio_s: float) -> None:
+        """Count the seconds of audio that a key was answered, by a request or a job."""
         self._key_audio.labels(key).inc(audio_s)
 
     def error(self, code: str) -> None:

@@ -78,7 +78,8 @@ class RequestLog:
             if facts.get("audio_s"):
                 metrics.real_time_factor((seconds - scope["state"].get("upload_s", 0.0)) / facts["audio_s"])
             if "key" in facts:
-                metrics.key_request(facts["key"], facts.get("audio_s", 0.0))
+                metrics.key_request(facts["key"])
+                metrics.key_audio(facts["key"], facts.get("audio_s", 0.0))
             if "error" in facts:
                 metrics.error(facts["error"])
             # Probes come every few seconds, and would bury the rest.

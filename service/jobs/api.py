@@ -87,13 +87,20 @@ def make_runner(app: FastAPI, settings: Settings, route: Route = transcribe_file
     if not settings.database:
         return None
     secret = settings.webhook_secret.get_secret_value()
+
+    def finished(status: str, owner: str, audio_s: float) -> None:
+        app.state.metrics.job(status)
+        if owner:
+            app.state.metrics.key_audio(owner, audio_s)
+            app.state.limits.charge(owner, audio_s)
+
     return JobRunner(
         JobStore(settings.database, max_jobs=settings.max_jobs, max_bytes=settings.max_job_bytes),
         lambda job, audio, on_admit: replay(app, route, job.id, audio, job.fields, on_admit),
         ttl_s=settings.job_ttl_hours * 3600,
         message=message,
         webhook_key=read_secret(secret) if secret else None,
-        on_finished=app.state.metrics.job,
+        on_finished=finished,
     )
 
 

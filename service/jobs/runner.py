@@ -74,7 +74,7 @@ class JobRunner:
         ttl_s: float,
         message: Callable[[StoredJob], Any],
         webhook_key: bytes | None = None,
-        on_finished: Callable[[str], None] = lambda _: None,
+        on_finished: Callable[[str, str, float], None] = lambda *_: None,
     ) -> None:
         """Make it; `run` runs it.
 
@@ -84,7 +84,8 @@ class JobRunner:
             ttl_s: how long results are kept.
             message: makes a webhook's body.
             webhook_key: signs it; None: nobody is told anything.
-            on_finished: told of the status of each job that came to an end here.
+            on_finished: told of each job that came to an end here: its status, its owner, and the seconds of audio that
+                were answered.
         """
         self.store = store
         self.ttl_s = ttl_s
@@ -188,7 +189,7 @@ class JobRunner:
             message = "Something went wrong here; the log says what."
             error = {"message": message, "type": "server_error", "param": None, "code": "internal_error"}
             outcome = Failed(error, None)
-        now = time.time()
+        now, seconds = time.time(), 0.0
         if isinstance(outcome, Result):
             seconds = running.turns[-1].decoded_s if running.turns else 0.0
             seconds = max(seconds, running.audio_seconds or 0.0)
@@ -204,7 +205,7 @@ class JobRunner:
             status = "failed"
         if done:
             logger.info("job %s %s", job.id, status)
-            self._on_finished(status)
+            self._on_finished(status, job.owner, seconds)
             self.wake()
 
     async def _next_webhook(self, client: httpx.AsyncClient, key: bytes) -> bool:
