@@ -62,7 +62,9 @@ def create_app(settings: Settings | None = None, *, load: Load | None = None) ->
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.decode_limiter = anyio.CapacityLimiter(DECODE_THREADS)
         app.state.jobs = jobs.make_runner(app, settings)
-        tasks = [asyncio.create_task(_follow(app.state.models)), asyncio.create_task(app.state.shadow.run())]
+        # A decoder before the first file; not before the model, which it would keep waiting.
+        watching = asyncio.create_task(app.state.models.watch(decoder.start))
+        tasks = [watching, asyncio.create_task(app.state.shadow.run())]
         working = app.state.jobs and asyncio.create_task(app.state.jobs.run(), name="job runner")
         yield
         if working is not None:
@@ -114,9 +116,3 @@ def create_app(settings: Settings | None = None, *, load: Load | None = None) ->
     app.include_router(openai_api.router, tags=["OpenAI's API"])
     app.include_router(jobs.router)
     return app
-
-
-async def _follow(models: Models) -> None:
-    await models.look()
-    decoder.start()  # the first file need not wait for it; before, it would keep the model waiting
-    await models.watch()

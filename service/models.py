@@ -169,15 +169,23 @@ class Models:
 
     # Who comes and goes.
 
-    async def watch(self) -> None:
-        """Load what is named, then follow the aliases; returns if nothing can ever move."""
-        await self.look()
+    async def watch(self, then: Callable[[], None] = lambda: None) -> None:
+        """Load what is named, then follow the aliases; returns if nothing can ever move.
+
+        Args:
+            then: called once, when the first look is over.
+        """
+        await self._look_once_more()
+        then()
         while self._settings.watch_seconds and is_alias(self._settings.model):
             await asyncio.sleep(self._settings.watch_seconds)
-            try:
-                await self.look()
-            except Exception:
-                logger.exception("the registry was not followed; what is loaded goes on")
+            await self._look_once_more()
+
+    async def _look_once_more(self) -> None:
+        try:
+            await self.look()
+        except Exception:
+            logger.exception("the registry was not followed; what is loaded goes on")
 
     async def look(self) -> None:
         """Look at the registry once, and follow what has moved."""

@@ -176,9 +176,9 @@ def test_what_looks_wrong_has_its_flag(result, changes, flag):
     assert flags(said, None, place()) == flags(said, words("ciao", 101, 103), place()) == (flag,)
 
 
-@pytest.mark.parametrize(("seconds", "found"), [(2.0, ("implausible_rate",)), (3.0, ())])
+@pytest.mark.parametrize(("seconds", "found"), [(3.0, ("implausible_rate",)), (4.0, ())])
 def test_nobody_speaks_so_fast(result, seconds, found):
-    """More than 40 letters a second of the segment, by its words' times or, without any, by the window's."""
+    """More than 30 letters a second of the segment, by its words' times or, without any, by the window's."""
     text = "abcde " * 20
     assert flags(result(text, **GOOD), None, place(seconds)) == found
     assert flags(result(text, **GOOD), words(text, 101, 101 + seconds), place(20)) == found
