@@ -6,7 +6,7 @@ to run. Called by `service.__main__`, and by any ASGI server as a factory.
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import anyio
 from fastapi import Depends, FastAPI
@@ -61,24 +61,22 @@ def create_app(settings: Settings | None = None, *, load: Load | None = None) ->
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.decode_limiter = anyio.CapacityLimiter(DECODE_THREADS)
-        app.state.jobs = jobs.make_runner(app, settings)
-        # A decoder before the first file; not before the model, which it would keep waiting.
-        watching = asyncio.create_task(app.state.models.watch(decoder.start))
-        tasks = [watching, asyncio.create_task(app.state.shadow.run())]
-        working = app.state.jobs and asyncio.create_task(app.state.jobs.run(), name="job runner")
+        app.state.jobs_ready = asyncio.get_running_loop().create_future()
+        tasks = [asyncio.create_task(app.state.shadow.run())]
+
+        def then() -> None:
+            """Start what the first request needs, and would have kept the model waiting."""
+            decoder.start()
+            if settings.database:
+                tasks.append(asyncio.create_task(_do_jobs(app, settings), name="job runner"))
+
+        tasks.append(asyncio.create_task(app.state.models.watch(then)))
         yield
-        if working is not None:
-            working.cancel()  # what runs is given back, and goes on after the next start
-            with suppress(asyncio.CancelledError):
-                await working
-            app.state.jobs.store.close()
         for task in tasks:
-            task.cancel()
+            task.cancel()  # of the jobs, what runs is given back, and goes on after the next start
         await asyncio.gather(*tasks, return_exceptions=True)
         await app.state.models.close()
         await asyncio.to_thread(decoder.close_idle)
-        if app.state.telemetry is not None:
-            await asyncio.to_thread(app.state.telemetry.close)
 
     # Slashes are not redirected: the address would be made of the caller's Host header.
     app = FastAPI(
@@ -116,3 +114,12 @@ def create_app(settings: Settings | None = None, *, load: Load | None = None) ->
     app.include_router(openai_api.router, tags=["OpenAI's API"])
     app.include_router(jobs.router)
     return app
+
+
+async def _do_jobs(app: FastAPI, settings: Settings) -> None:
+    runner = await asyncio.to_thread(jobs.make_runner, app, settings)
+    app.state.jobs_ready.set_result(runner)
+    try:
+        await runner.run()
+    finally:
+        runner.store.close()

@@ -7,7 +7,7 @@ import asyncio
 import re
 import time
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.responses import JSONResponse, Response
@@ -15,16 +15,17 @@ from pydantic import BaseModel, Field
 from starlette.datastructures import FormData, UploadFile
 
 from service.errors import ApiError
-from service.jobs.replay import Route, replay
-from service.jobs.runner import JobRunner
-from service.jobs.store import FullError, JobStore, ReusedKeyError, StoredJob
-from service.jobs.webhooks import WebhookError, check_url, parse_hosts, read_secret
 from service.openai_form import options_of, read_transcribe
-from service.request import loaded
+from service.request import loaded, usable
 from service.routes import ERRORS, transcribe_files
 from service.settings import Settings
 from service.state import Loaded
 from service.upload import open_form
+
+if TYPE_CHECKING:  # the database's library is loaded when the model is
+    from service.jobs.replay import Route
+    from service.jobs.runner import JobRunner
+    from service.jobs.store import StoredJob
 
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 POLL_AFTER_S = 2
@@ -82,10 +83,13 @@ class JobList(BaseModel):
     has_more: bool
 
 
-def make_runner(app: FastAPI, settings: Settings, route: Route = transcribe_files) -> JobRunner | None:
-    """Return what does the jobs; None where they are switched off. Called on the event loop."""
-    if not settings.database:
-        return None
+def make_runner(app: FastAPI, settings: Settings, route: "Route" = transcribe_files) -> "JobRunner":
+    """Return what does the jobs. Takes half a second, for the database's library."""
+    from service.jobs.replay import replay
+    from service.jobs.runner import JobRunner
+    from service.jobs.store import JobStore
+    from service.jobs.webhooks import read_secret
+
     secret = settings.webhook_secret.get_secret_value()
 
     def finished(status: str, owner: str, audio_s: float) -> None:
@@ -107,7 +111,9 @@ def make_runner(app: FastAPI, settings: Settings, route: Route = transcribe_file
 @router.post("", status_code=202, responses=ERRORS, openapi_extra={})
 async def create_job(request: Request) -> Response:
     """Hand in audio: the form of POST /transcribe, and `webhook`. With an Idempotency-Key, twice is once."""
-    runner = _runner(request)
+    from service.jobs.store import FullError, ReusedKeyError
+
+    runner = await _runner(request)
     loaded(request)  # or there is no need to read the upload
     settings: Settings = request.app.state.settings
     key = _idempotency_key(request)
@@ -148,7 +154,7 @@ async def list_jobs(
     after: Annotated[str | None, Query(description="The last job of the page before.")] = None,
 ) -> JobList:
     """List the jobs of the caller's API key, the newest first."""
-    runner = _runner(request)
+    runner = await _runner(request)
     if not _owner(request):
         message = "Jobs are listed for an API key; without one, whoever knows a job's id sees it, and nobody else."
         raise ApiError(403, "key_required", message)
@@ -160,14 +166,14 @@ async def list_jobs(
 @router.get("/{job_id}", responses=ERRORS)
 async def get_job(request: Request, job_id: str) -> Job:
     """Tell how a job goes."""
-    runner = _runner(request)
+    runner = await _runner(request)
     return await _shown(request, runner, await _found(request, runner, job_id))
 
 
 @router.get("/{job_id}/result", responses=ERRORS)
 async def get_result(request: Request, job_id: str) -> Response:
     """Answer as POST /transcribe would have, in the format that was asked for."""
-    runner = _runner(request)
+    runner = await _runner(request)
     job = await _found(request, runner, job_id)
     result = await asyncio.to_thread(runner.store.result, job_id)
     if result is None:
@@ -181,7 +187,7 @@ async def get_result(request: Request, job_id: str) -> Response:
 @router.post("/{job_id}/cancel", responses=ERRORS)
 async def cancel_job(request: Request, job_id: str) -> Job:
     """End a job: its audio is forgotten at once. What is finished stays as it is."""
-    runner = _runner(request)
+    runner = await _runner(request)
     await _found(request, runner, job_id)
     if await asyncio.to_thread(runner.store.cancel, job_id, time.time(), runner.ttl_s):
         request.app.state.metrics.job("cancelled")
@@ -193,14 +199,14 @@ async def cancel_job(request: Request, job_id: str) -> Job:
 @router.delete("/{job_id}", status_code=204, responses=ERRORS)
 async def delete_job(request: Request, job_id: str) -> Response:
     """Forget a job, its audio and its result, at once; nobody is told."""
-    runner = _runner(request)
+    runner = await _runner(request)
     await _found(request, runner, job_id)
     await asyncio.to_thread(runner.store.delete, job_id)
     runner.stop(job_id)
     return Response(status_code=204)
 
 
-def message(job: StoredJob) -> dict[str, Any]:
+def message(job: "StoredJob") -> dict[str, Any]:
     """Return what a webhook is told: the job, and no word of what was said."""
     return {
         "type": f"job.{job.status}",
@@ -209,11 +215,12 @@ def message(job: StoredJob) -> dict[str, Any]:
     }
 
 
-def _runner(request: Request) -> JobRunner:
-    runner: JobRunner | None = request.app.state.jobs
-    if runner is None:
+async def _runner(request: Request) -> "JobRunner":
+    if not request.app.state.settings.database:
         message = "There are no jobs here; the operator would have to set WHISPERLOOP_DATABASE."
         raise ApiError(404, "jobs_disabled", message)
+    usable(request.app.state.models.main)  # what does the jobs comes after the model
+    runner: JobRunner = await asyncio.shield(request.app.state.jobs_ready)
     return runner
 
 
@@ -233,6 +240,8 @@ def _webhook(settings: Settings, given: list[str]) -> str | None:
     given = [url for url in given if url]
     if not given:
         return None
+    from service.jobs.webhooks import WebhookError, check_url, parse_hosts
+
     try:
         if len(given) > 1:
             raise WebhookError("The form field 'webhook' is there more than once.")
@@ -261,14 +270,14 @@ def _check(request: Request, form: FormData) -> UploadFile:
     return files[0]
 
 
-async def _found(request: Request, runner: JobRunner, job_id: str) -> StoredJob:
+async def _found(request: Request, runner: "JobRunner", job_id: str) -> "StoredJob":
     job = await asyncio.to_thread(runner.store.get, job_id, _owner(request), time.time())
     if job is None:
         raise ApiError(404, "job_not_found", "There is no such job; it may have expired, or belong to another key.")
     return job
 
 
-def _no_result(job: StoredJob) -> ApiError:
+def _no_result(job: "StoredJob") -> ApiError:
     if not job.is_finished:
         message = f"The job is {job.status}; ask again later."
         return ApiError(409, "job_not_finished", message, headers={"Retry-After": str(POLL_AFTER_S)})
@@ -276,7 +285,7 @@ def _no_result(job: StoredJob) -> ApiError:
     return ApiError(409, f"job_{job.status}", message, headers={"X-Should-Retry": "false"})
 
 
-async def _shown(request: Request, runner: JobRunner, job: StoredJob) -> Job:
+async def _shown(request: Request, runner: "JobRunner", job: "StoredJob") -> Job:
     shown = _job(job)
     if job.is_finished:
         return shown
@@ -289,7 +298,7 @@ async def _shown(request: Request, runner: JobRunner, job: StoredJob) -> Job:
     return shown.model_copy(update={**live, "position": place.ahead, "expected_wait_s": wait_s})
 
 
-def _job(job: StoredJob) -> Job:
+def _job(job: "StoredJob") -> Job:
     return Job.model_validate(
         {
             "id": job.id,

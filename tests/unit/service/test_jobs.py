@@ -151,7 +151,7 @@ async def test_what_cannot_be_a_job_is_refused_now(make_app, serve, wav, databas
         check(await submit(client, wav(1), {"Idempotency-Key": "a b"}), 400, "invalid_request", "Idempotency-Key")
         check(await submit(client, wav(1), {"Idempotency-Key": "x" * 256}), 400, "invalid_request", "Idempotency-Key")
         check(await client.get("/v1/jobs?limit=0"), 400, "invalid_request", "limit")
-        assert not app.state.jobs.store.exists
+        assert not app.state.jobs_ready.result().store.exists
 
 
 async def test_a_job_that_fails_says_why(make_app, serve, engine, wav, database, until):
@@ -190,7 +190,7 @@ async def test_a_running_job_can_be_stopped(make_app, make_engine, serve, wav, d
             assert (await client.delete(f"/v1/jobs/{job_id}")).status_code == 204
             check(await client.get(f"/v1/jobs/{job_id}"), 404, "job_not_found")
         await until(lambda: app.state.models.main.scheduler.is_idle)
-        assert app.state.jobs.store.audio(job_id) is None
+        assert app.state.jobs_ready.result().store.audio(job_id) is None
         engine.gate.set()
         await finished(client, (await submit(client, wav(1))).json()["id"])
     assert len(engine.batches) == warm + 2  # what ran, and the next job's
@@ -259,7 +259,7 @@ async def test_a_full_queue_delays_a_job(make_app, make_engine, serve, wav, data
         group.start_soon(lambda: client.post("/transcribe", files={"file": ("a", wav(20))}))
         await until(lambda: len(engine.batches) > warm)
         job_id = (await submit(client, wav(20))).json()["id"]
-        store = app.state.jobs.store
+        store = app.state.jobs_ready.result().store
         await until(lambda: store.get(job_id, "", 0.0).not_before > time.time())
         waiting = store.get(job_id, "", 0.0)
         assert (waiting.status, waiting.attempts) == ("queued", 0)
@@ -279,7 +279,7 @@ async def test_twice_is_once(make_app, serve, wav, database):
         assert "idempotent-replayed" not in first.headers
         assert again.headers["idempotent-replayed"] == "true"
         check(await submit(client, wav(2), headers), 400, "idempotency_key_reused", "Idempotency-Key")
-        assert len(app.state.jobs.store.list("", 0.0, limit=9)) == 1
+        assert len(app.state.jobs_ready.result().store.list("", 0.0, limit=9)) == 1
 
 
 async def test_too_many_jobs_are_refused(make_app, make_engine, serve, wav, database):
@@ -354,7 +354,7 @@ async def test_results_expire(make_app, serve, wav, database, until, monkeypatch
     app = make_app(database=database, job_ttl_hours=0.2 / 3600)
     async with serve(app) as client:
         job_id = (await submit(client, wav(1))).json()["id"]
-        store = app.state.jobs.store
+        store = app.state.jobs_ready.result().store
         await until(lambda: store.get(job_id, "", 0.0) is None)
         check(await client.get(f"/v1/jobs/{job_id}"), 404, "job_not_found")
         check(await client.get(f"/v1/jobs/{job_id}/result"), 404, "job_not_found")
@@ -477,7 +477,7 @@ async def test_webhooks_that_are_refused(make_app, serve, wav, database):
         app = make_app(database=database, **settings)
         async with serve(app) as client:
             assert named in check(await submit(client, wav(1), webhook=webhook), 400, "invalid_webhook", "webhook")
-            assert not app.state.jobs.store.exists
+            assert not app.state.jobs_ready.result().store.exists
 
 
 @pytest.mark.parametrize(
