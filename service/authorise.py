@@ -1,13 +1,14 @@
 """Who is let in: with a file of keys, nobody without one of them, except to ask how the service is."""
 
 import re
+from functools import partial
 
 from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import ApiError, envelope
 from service.keys import Keyring
-from service.limits import Limits
+from service.limits import Limits, paid_by
 
 OPEN_PATHS = frozenset({"/health/live", "/health/ready"})
 """What orchestrators ask, who have no key; everything else needs one, paths that do not exist among it."""
@@ -53,10 +54,8 @@ class Authorise:
         if verdict.error is not None:
             await envelope(Request(scope), verdict.error)(scope, receive, send_with_limits)
             return
-        try:
+        with paid_by(partial(self._limits.charge, key.name)):
             await self._app(scope, receive, send_with_limits)
-        finally:
-            self._limits.charge(key.name, facts.get("audio_s", 0.0))
 
 
 def _presented(scope: Scope) -> bytes | None:

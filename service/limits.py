@@ -1,14 +1,16 @@
 """How much a key may ask for: requests a minute and seconds of audio a day, in the memory of one process.
 
 Each limit is a bucket that holds a whole minute's or day's worth and is refilled evenly, as OpenAI's are. What audio
-lasts is known once it is decoded, so it is paid for when its request ends: whoever has anything left may ask, and
-requests that run side by side may each overdraw the bucket once. Debts are waited off. Several processes would each
+lasts is known once it is decoded, so it is paid for then: whoever has anything left may ask, and requests that run
+side by side may each overdraw the bucket once. Debts are waited off. Several processes would each
 allow as much, and a restart fills all buckets.
 """
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 from service.errors import ApiError
@@ -81,9 +83,29 @@ class Limits:
         return Verdict(error, headers)
 
     def charge(self, name: str, audio_s: float) -> None:
-        """Take the seconds of audio that were answered from a key's bucket, if it has one."""
+        """Take seconds of audio from a key's bucket, if it has one."""
         if name in self._audio:
             self._audio[name].take(audio_s, self._clock())
+
+
+_PAYER: ContextVar[Callable[[float], None] | None] = ContextVar("_PAYER", default=None)
+
+
+@contextmanager
+def paid_by(charge: Callable[[float], None]) -> Iterator[None]:
+    """Have what is decoded inside the block, and in tasks that it starts, paid for by `charge`, which gets seconds."""
+    before = _PAYER.set(charge)
+    try:
+        yield
+    finally:
+        _PAYER.reset(before)
+
+
+def heard(seconds: float) -> None:
+    """Say that so much audio was decoded: whoever it is for pays now, also if nobody waits for the end of it."""
+    charge = _PAYER.get()
+    if charge is not None:
+        charge(seconds)
 
 
 def _bucket(buckets: dict[str, Bucket], name: str, size: float | None, period_s: float, now: float) -> Bucket | None:

@@ -1,27 +1,34 @@
 """Running the application under uvicorn: what it listens to, and how it stops.
 
+A client that sends no whole head of a request is hung up on after a while, which uvicorn does not do.
+
 The first SIGTERM or SIGINT drains: readiness is 503 at once, so that load balancers look elsewhere; as they take a
 while to, requests are accepted for `drain_s` more; then nobody is let in, and who is in is answered. The second ends
 it at once.
 """
 
+import asyncio
 import ipaddress
 import logging
 import os
-import signal
 import socket
 import time
 from types import FrameType
 from typing import Any
 
+import h11
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from service.settings import Settings
 
 logger = logging.getLogger("whisperloop.service")
 
 KEEP_ALIVE_S = 5
+
+HEAD_TIMEOUT_S = 10.0
+"""How long a client may take for a request's head, and for the rest of a body that nobody wants any longer."""
 
 LOGGING: dict[str, Any] = {
     "version": 1,
@@ -32,6 +39,48 @@ LOGGING: dict[str, Any] = {
         name: {"handlers": ["stderr"], "level": "INFO", "propagate": False} for name in ("uvicorn", "whisperloop")
     },
 }
+
+
+class Protocol(H11Protocol):
+    """One connection. uvicorn's own timer runs between requests only: half a head would stay for ever."""
+
+    _patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for the first request."""
+        super().connection_made(transport)
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        """Take what the client sent."""
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._wait_no_longer()  # a request is being answered; `service.upload` watches its body
+        elif self._patience is None:
+            self._wait()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is not HTTP."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True  # what the application would answer has no place any longer
+            self.cycle.message_event.set()
+        if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
+            super().send_400_response(msg)
+        else:
+            self.transport.close()  # an answer is out already
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
+        self._wait_no_longer()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        self._patience = self.loop.call_later(HEAD_TIMEOUT_S, self.transport.close)
+
+    def _wait_no_longer(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
 
 
 class Server(uvicorn.Server):
@@ -45,9 +94,7 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain at the first signal, end at the second."""
         if self._close_at is not None:
-            signal.signal(sig, signal.SIG_DFL)
-            os.kill(os.getpid(), sig)
-            return
+            os._exit(128 + sig)  # not by the signal, which does nothing to a container's first process
         # Not `super`, which would send the signal again at the end: a drained service has exit status 0.
         self._app.state.draining = True
         self._close_at = time.monotonic() + self._drain_s
@@ -69,6 +116,8 @@ def run(app: FastAPI, settings: Settings, listener: socket.socket) -> None:
     """
     config = uvicorn.Config(
         app,
+        http=Protocol,
+        ws="none",
         log_config=LOGGING,
         access_log=False,  # service.request_log writes a line that tells more
         server_header=False,

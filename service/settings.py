@@ -59,7 +59,9 @@ class Settings(BaseSettings):
         description="The uploads of all requests that are in memory together; beyond it, new ones are refused (503).",
     )
     upload_timeout_s: float = Field(
-        default=30, gt=0, description="An upload of which nothing comes for so many seconds is given up (408)."
+        default=30,
+        gt=0,
+        description="Seconds after which an upload of less than 1 KiB a second is given up (408).",
     )
     max_audio_seconds: float = Field(default=4 * 3600, gt=0, description="The longest audio that is accepted, decoded.")
     max_queue_seconds: float = Field(

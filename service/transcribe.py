@@ -14,6 +14,7 @@ from typing import BinaryIO, TypeVar
 import anyio.to_thread
 
 from service.decoder import decoding
+from service.limits import heard
 from service.metrics import Metrics
 from service.scheduler import Scheduler
 from service.turns import Job, Lane
@@ -104,6 +105,7 @@ async def transcribe(
         with _admitted(means, declared[0]) as job:
             while cut is not None:
                 place, window = cut
+                heard((place.end - place.start) / SAMPLE_RATE)
                 task = None
                 if window is not None:
                     window = _continued(window, options, assembly)
@@ -134,6 +136,7 @@ async def first_result(file: BinaryIO, options: Options, means: Means) -> Decodi
             _, window = cut
         if window is None:
             return None
+        heard(window.audio.size / SAMPLE_RATE)
         with _admitted(means, window.audio.size / SAMPLE_RATE) as job:
             return (await means.scheduler.submit(job, [window]))[0]
     finally:

@@ -22,6 +22,7 @@ CHARSET = re.compile(r"charset\s*=\s*\"?([^\s;\"]+)", re.IGNORECASE)
 MAX_FIELDS = 500  # keywords and languages are a field each
 MAX_TEXT_BYTES = 2 * 1024**2  # four references of speakers, each 10 s as a data URL
 MAX_FILES = 16
+MIN_BYTES_PER_S = 1024  # over the upload timeout; else a byte now and then would hold a connection for ever
 RETRY_AFTER_S = 5  # a guess: when others' uploads are answered, nobody knows
 
 
@@ -137,6 +138,7 @@ class _Body:
         self._buffered: Buffered = request.app.state.buffered
         self._timeout_s: float = request.app.state.settings.upload_timeout_s
         self._n_bytes = 0
+        self._wait_for_more()
         declared = request.headers.get("content-length", "")
         if declared.isdecimal():
             if int(declared) > self.max_bytes:
@@ -146,17 +148,23 @@ class _Body:
     async def receive(self) -> Message:
         """Return the next part."""
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout_at(self._deadline):
                 message = await self.request.receive()
         except TimeoutError as error:
-            text = f"Nothing of the upload came for {self._timeout_s:g} s; send it again, or over a better connection."
+            text = f"Hardly any of the upload came for {self._timeout_s:g} s; send it again, or over a better line."
             raise ApiError(408, "upload_timeout", text, headers={"Connection": "close"}) from error
         n_bytes = len(message.get("body", b""))
         if self._n_bytes + n_bytes > self.max_bytes:
             raise _too_large(self._max_file_bytes)
         self._buffered.take(n_bytes)
         self._n_bytes += n_bytes
+        if self._n_bytes >= self._due:
+            self._wait_for_more()
         return message
+
+    def _wait_for_more(self) -> None:
+        self._deadline = asyncio.get_running_loop().time() + self._timeout_s
+        self._due = self._n_bytes + self._timeout_s * MIN_BYTES_PER_S
 
     def let_go(self) -> None:
         """Count it no longer."""

@@ -1,11 +1,16 @@
 """HTTP that is not as it should be, sent to a real server byte by byte: 4xx or a closed door, and it serves on."""
 
+import contextlib
+import http.client
 import socket
 import threading
 import time
 
 import pytest
 import uvicorn
+
+import service.server
+from service.server import Protocol
 
 HEAD = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
 TAIL = b"\r\n--b--\r\n"
@@ -17,7 +22,7 @@ def port(make_app):
     """Run the echo engine behind uvicorn, in a thread of this process."""
     app = make_app(max_upload_bytes=20_000_000, upload_timeout_s=0.5)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+        server = uvicorn.Server(uvicorn.Config(app, http=Protocol, log_config=None, access_log=False))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         port = listener.getsockname()[1]
@@ -147,3 +152,52 @@ def test_who_sends_nothing_harms_nobody(port, wav):
     for connection in stuck:
         assert connection.recv(65_536).startswith(b"HTTP/1.1 408 ")
         connection.close()
+
+
+@pytest.mark.parametrize(
+    "begun", [b"", b"G", b"GET /version HTTP/1.1\r\nHost: a", request("GET", "/version", "X: y")[:-2] + b"Y: "]
+)
+def test_who_never_ends_a_head_is_hung_up_on(port, monkeypatch, begun):
+    """Neither silence nor a byte now and then keeps a connection open."""
+    monkeypatch.setattr(service.server, "HEAD_TIMEOUT_S", 0.5)
+    with socket.create_connection(("127.0.0.1", port), timeout=0.02) as connection:
+        connection.sendall(begun)
+        deadline = time.monotonic() + 10
+        is_open = True
+        while is_open:
+            assert time.monotonic() < deadline
+            try:
+                connection.sendall(b"x" if begun else b"")
+                is_open = connection.recv(1) != b""
+            except TimeoutError:
+                pass
+            except ConnectionError:
+                is_open = False
+
+
+def test_who_takes_long_over_a_body_is_not(port, wav, monkeypatch):
+    """The limit is for heads, and for silence: uploads that go on, and connections that are used again, are served."""
+    monkeypatch.setattr(service.server, "HEAD_TIMEOUT_S", 0.2)
+    data = form(HEAD + wav(1) + TAIL)
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        for start in range(0, len(data), 8192):
+            connection.sendall(data[start : start + 8192])
+            time.sleep(0.1)
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    with contextlib.closing(connection):
+        addresses = set()
+        for _ in range(4):
+            connection.request("GET", "/version")
+            addresses.add(connection.sock.getsockname())
+            assert connection.getresponse().read().startswith(b"{")
+            time.sleep(0.1)
+        assert len(addresses) == 1
+
+
+def test_what_is_wrong_twice_is_answered_once(port, caplog):
+    """A body that is no form, in chunks that are none: one 400, and not a traceback of a second that had no place."""
+    whole = chunked(b"nonsense" * 10, 10)
+    for _ in range(5):
+        assert exchange(port, whole.removesuffix(b"0\r\n\r\n") + b"zz\r\n") == [400]
+    assert not [record for record in caplog.records if record.exc_info]

@@ -1,5 +1,8 @@
 """Limits of keys: buckets that are refilled evenly, and what refused callers are told."""
 
+from functools import partial
+
+import anyio
 import openai
 import pytest
 from hypothesis import given
@@ -132,3 +135,51 @@ async def test_the_service_counts_seconds_of_audio(make_app, serve, file, wav):
         richer = add_key(file, "app", audio_seconds_per_day=50)
         again = await client.post("/transcribe", files={"file": ("a", wav(2))}, headers=bearer(richer))
         assert again.status_code == 200
+
+
+async def left(client, key):
+    """Ask how many seconds of audio a key has left."""
+    return int((await client.get("/version", headers=bearer(key))).headers["x-ratelimit-remaining-audio-seconds"])
+
+
+async def test_who_leaves_pays_for_what_was_heard(make_app, serve, file, wav, engine, until):
+    """A client that goes before the end has had the decoder's time; nothing that is never answered is free."""
+    key = add_key(file, "app", audio_seconds_per_day=100)
+    app = make_app(keys=file)
+    async with serve(app) as client:
+        engine.gate.clear()
+        warm = len(engine.batches)
+        async with anyio.create_task_group() as group:
+            form = {"files": {"file": ("a", wav(12))}, "data": {"stream": "true"}, "headers": bearer(key)}
+            group.start_soon(partial(client.post, "/transcribe", **form))
+            await until(lambda: len(engine.batches) > warm)
+            group.cancel_scope.cancel()
+        engine.gate.set()
+        assert await left(client, key) == 88
+
+
+async def test_every_way_to_be_heard_is_paid_for(make_app, serve, file, wav, tmp_path):
+    """Silence, several files, streams, a search for the language, jobs: seconds are seconds; each key has its own."""
+    key, other = (add_key(file, name, audio_seconds_per_day=100) for name in ("app", "other"))
+    app = make_app(keys=file, database=f"sqlite:///{tmp_path}/service.db")
+    async with serve(app) as client:
+
+        async def ask(path, *seconds, level=0.5, **fields):
+            files = [("file", ("a", wav(one, level))) for one in seconds]
+            return await client.post(path, files=files, data=fields, headers=bearer(key))
+
+        await ask("/transcribe", 10, level=0.0)
+        assert await left(client, key) == 90
+        await ask("/transcribe", 5, 5)
+        assert await left(client, key) == 80
+        await ask("/v1/audio/transcriptions", 10, model="whisper-1", stream="true")
+        assert await left(client, key) == 70
+        await ask("/detect-language", 10)
+        assert await left(client, key) == 60
+        job = (await ask("/v1/jobs", 10)).json()
+        with anyio.fail_after(30):
+            path = f"/v1/jobs/{job['id']}"
+            while (await client.get(path, headers=bearer(key))).json()["status"] != "succeeded":  # noqa: ASYNC110
+                await anyio.sleep(0.02)
+        assert await left(client, key) == 50
+        assert await left(client, other) == 100

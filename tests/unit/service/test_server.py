@@ -127,7 +127,7 @@ def test_a_second_signal_ends_it(log):
         running.terminate()
         until(lambda: status(address) == 503, log)
         running.terminate()
-        assert running.wait(timeout=10) == -signal.SIGTERM
+        assert running.wait(timeout=10) == 128 + signal.SIGTERM
         assert isinstance(posting.exception(), httpx.TransportError)
 
 

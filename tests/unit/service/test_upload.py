@@ -123,7 +123,7 @@ async def test_an_upload_that_stops_is_given_up(make_app, serve):
         for _ in range(5):
             n_sent += 1
             await anyio.sleep(0.04)  # slow, but coming
-            yield b"x"
+            yield b"x" * 200
         await anyio.sleep(30)
 
     started = time.monotonic()
@@ -134,6 +134,27 @@ async def test_an_upload_that_stops_is_given_up(make_app, serve):
     assert "0.1 s" in answer.json()["error"]["message"]
     assert n_sent == 5
     assert time.monotonic() - started < 20  # it did not wait for the rest
+    assert app.state.buffered.n_bytes == 0
+
+
+async def test_a_byte_now_and_then_is_no_upload(make_app, serve):
+    """Whoever trickles is given up as who stops is: a byte a second for hours would hold a connection and its bytes."""
+    n_sent = 0
+
+    async def body():
+        nonlocal n_sent
+        yield HEAD
+        while True:
+            n_sent += 1
+            await anyio.sleep(0.02)
+            yield b"x"
+
+    app = make_app(upload_timeout_s=0.3)
+    with anyio.fail_after(20):
+        async with serve(app) as client:
+            answer = await client.post("/transcribe", content=body(), headers=HEADERS)
+    assert code_of(answer) == (408, "upload_timeout")
+    assert n_sent > 3
     assert app.state.buffered.n_bytes == 0
 
 
