@@ -85,6 +85,8 @@ def create_app(settings: Settings | None = None, *, load: Load | None = None) ->
         lifespan=lifespan,
         redoc_url=None,
         redirect_slashes=False,
+        # FastAPI's own spans and logs tell of queries and of what exceptions say; ours are `service.telemetry`'s.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         dependencies=[] if settings.keys is None else [Depends(BEARER)],
     )
     app.state.settings = settings

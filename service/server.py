@@ -37,7 +37,8 @@ LOGGING: dict[str, Any] = {
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "loggers": {
         name: {"handlers": ["stderr"], "level": "INFO", "propagate": False} for name in ("uvicorn", "whisperloop")
-    },
+    }
+    | {"python_multipart": {"level": "ERROR"}},  # its warnings quote what was uploaded
 }
 
 
