@@ -77,6 +77,8 @@ def create_app(settings: Settings | None = None, *, load: Load | None = None) ->
         await asyncio.gather(*tasks, return_exceptions=True)
         await app.state.models.close()
         await asyncio.to_thread(decoder.close_idle)
+        if app.state.telemetry is not None:
+            await asyncio.to_thread(app.state.telemetry.close)
 
     # Slashes are not redirected: the address would be made of the caller's Host header.
     app = FastAPI(
