@@ -173,7 +173,7 @@ async def stream(
         async with opened:  # the upload stays open as long as it is read
             content = asked.files[0].content
             answer = await transcribe(content, options, means, on_added=ready.put_nowait)
-            await copy_to_shadow(request, model, content, options, answer.transcription.text)
+            copy_to_shadow(request, model, content, options, answer.transcription.text)
             return answer
 
     working = asyncio.create_task(work())

@@ -5,6 +5,7 @@ to run. Called by `service.__main__`, and by any ASGI server as a factory.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -15,7 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from service import decoder, openai_api, routes
 from service.authorise import Authorise
-from service.errors import add_exception_handlers
+from service.errors import ApiError, add_exception_handlers
 from service.jobs import api as jobs
 from service.keys import Keyring
 from service.limits import Limits
@@ -28,6 +29,8 @@ from service.shadow import Shadow
 from service.telemetry import add_telemetry, telemetry
 from service.transcribe import DECODE_THREADS
 from service.upload import MAX_TEXT_BYTES, Buffered
+
+logger = logging.getLogger("whisperloop.service")
 
 DESCRIPTION = """Audio in, transcripts out: any container and codec that FFmpeg decodes, of any length.
 
@@ -121,7 +124,13 @@ def create_app(settings: Settings | None = None, *, load: Load | None = None) ->
 
 
 async def _do_jobs(app: FastAPI, settings: Settings) -> None:
-    runner = await asyncio.to_thread(jobs.make_runner, app, settings)
+    try:
+        runner = await asyncio.to_thread(jobs.make_runner, app, settings)
+    except Exception:
+        logger.exception("there are no jobs: the database cannot be used")
+        message = "The database of jobs cannot be used; the service's log says why."
+        app.state.jobs_ready.set_exception(ApiError(503, "jobs_unavailable", message))
+        return
     app.state.jobs_ready.set_result(runner)
     try:
         await runner.run()

@@ -58,10 +58,15 @@ def decoding(file: BinaryIO, max_seconds: float) -> Iterator[tuple[float, Iterat
             decoder.close()
 
 
+class BusyError(Exception):
+    """There is no room for another process now."""
+
+
 def start() -> None:
     """Start a process before the first file comes."""
     if _idle.empty():
-        _idle.put(Decoder())
+        with suppress(OSError):  # the first file says so
+            _idle.put(Decoder())
 
 
 def close_idle() -> None:
@@ -78,7 +83,10 @@ def _take() -> "Decoder":
             if decoder.is_alive:
                 return decoder
             decoder.close()
-    return Decoder()
+    try:
+        return Decoder()
+    except OSError as error:  # no more files may be open, or no more processes be there
+        raise BusyError from error
 
 
 class Decoder:

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from service.decoder import BusyError
 from service.scheduler import DeadlineExceededError, DeadlineUnreachableError, OverloadedError
 from service.schemas import Error, ErrorDetail
 from speech.audio import AudioError
@@ -33,6 +34,9 @@ HTTP_CODES = {
     404: ("not_found", "There is nothing at this path; GET /docs lists what there is."),
     405: ("method_not_allowed", "This path does not take this method; see the Allow header."),
 }
+
+
+RETRY_SOON = {"Retry-After": "5"}
 
 
 class ApiError(Exception):
@@ -93,6 +97,7 @@ def add_exception_handlers(app: FastAPI) -> None:
     for kind in (
         ApiError,
         AudioError,
+        BusyError,
         ClientDisconnect,
         DeadlineExceededError,
         DeadlineUnreachableError,
@@ -117,6 +122,8 @@ def _foreseen(error: Exception) -> ApiError | None:  # noqa: PLR0911 - one line 
             return ApiError(AUDIO_STATUS[error.code], error.code, str(error), "file")
         case UnknownLanguageError():
             return ApiError(400, "unknown_language", str(error), "language")
+        case BusyError():
+            return ApiError(503, "overloaded", "Too many files are being read; try again in 5 s.", headers=RETRY_SOON)
         case OverloadedError():
             return ApiError(503, "overloaded", str(error), headers=_when_to_retry(error))
         case DeadlineUnreachableError():

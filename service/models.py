@@ -158,6 +158,8 @@ class Models:
     def _by_name(self) -> dict[str, Loaded]:
         found: dict[str, Loaded] = {}
         for place, model in self.serving:
+            if place.role == "shadow":
+                continue  # which answers nobody
             name, _, selector = place.ref.partition("@")
             ours = name == self._settings.model.partition("@")[0]
             for known_as in (place.ref, *([selector] if ours else []), model.version.ref, model.version.version):
@@ -280,7 +282,8 @@ class Models:
         self._tell()
         if place.role == "main":
             self._tune(model)
-        if before is not None and all(before is not other for other in self._answering.values()):
+        serving = {other.scheduler for other in self._answering.values()}  # places may share one
+        if before is not None and before.scheduler not in serving:
             self._leaving.append(before)
             self._in_background(self._retire(before))
 

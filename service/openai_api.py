@@ -96,7 +96,7 @@ async def _answer(request: Request, terms: Terms, read: Callable[..., Asked], ta
             return await stream(request, model, opened.pop_all(), asked, options, served_with, headers, done)
         work = transcribe(asked.files[0].content, options, served_with)
         answer = await unless_disconnected(request, work)
-        await copy_to_shadow(request, model, asked.files[0].content, options, answer.transcription.text)
+        copy_to_shadow(request, model, asked.files[0].content, options, answer.transcription.text)
     refuse_partial(answer, strict=strict)
     request.state.facts |= facts(answer.transcription)
     headers = headers_of(asked, answer)

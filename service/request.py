@@ -5,7 +5,6 @@ import io
 from collections.abc import Coroutine
 from typing import Any, BinaryIO, TypeVar
 
-import anyio.to_thread
 from fastapi import FastAPI, Request
 from starlette.requests import ClientDisconnect
 
@@ -54,7 +53,7 @@ def usable(model: Loaded | NotReady) -> Loaded:
     return model
 
 
-async def copy_to_shadow(request: Request, model: Loaded, file: BinaryIO, options: Options, text: str) -> None:
+def copy_to_shadow(request: Request, model: Loaded, file: BinaryIO, options: Options, text: str) -> None:
     """Have an answered request transcribed by the shadow, too, if it is of its share: once the answer is out.
 
     Args:
@@ -67,8 +66,7 @@ async def copy_to_shadow(request: Request, model: Loaded, file: BinaryIO, option
     shadow: Shadow = request.app.state.shadow
     if shadow.wants(_key(request), model, file.seek(0, io.SEEK_END)):
         file.seek(0)
-        content = await anyio.to_thread.run_sync(file.read)  # a large one lies on the disk
-        request.state.answered.callback(shadow.offer, Copy(content, options, text))
+        request.state.answered.callback(shadow.offer, Copy(file.read(), options, text))
 
 
 def _key(request: Request) -> str:

@@ -69,10 +69,12 @@ class RequestLog:
         finally:
             answered.close()
             path = scope["path"]
-            facts |= {"method": scope["method"], "path": path[:200], "status": status or 499}
+            route = getattr(scope.get("route"), "path", "unknown")  # callers choose paths, not labels
+            # A job's id is all that protects it where there are no keys.
+            shown = route if path.startswith("/v1/jobs/") else path[:200]
+            facts |= {"method": scope["method"], "path": shown, "status": status or 499}
             seconds = time.perf_counter() - started
             facts["ms"] = round(seconds * 1000)
-            route = getattr(scope.get("route"), "path", "unknown")  # callers choose paths, not labels
             metrics = scope["app"].state.metrics
             metrics.request(route, status or 499, seconds)
             if facts.get("audio_s"):

@@ -5,7 +5,7 @@ import importlib.metadata
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -79,7 +79,7 @@ async def transcribe_files(request: Request, terms: OnTerms) -> Any:
             return JSONResponse(schemas.Transcriptions(results=results).model_dump(), headers=headers_of(asked))
         work_on_one = transcribe(asked.files[0].content, options, served_with)
         answer = await unless_disconnected(request, work_on_one)
-        await copy_to_shadow(request, model, asked.files[0].content, options, answer.transcription.text)
+        copy_to_shadow(request, model, asked.files[0].content, options, answer.transcription.text)
     body = answered(answer)
     request.state.facts |= facts(answer.transcription)
     headers = headers_of(asked, answer)
@@ -122,6 +122,8 @@ async def detect_language(request: Request, terms: OnTerms) -> schemas.LanguageD
         if asked.form.model:
             model = loaded(request, asked.form.model)
         _, options = options_of(asked, model, task="transcribe", strict=state.settings.strict)
+        if options.language is not None:  # one language to choose from: how probable it is is the question
+            options = replace(options, language=None, languages=(options.language,))
         work = first_result(asked.files[0].content, options, means(request.app, model, terms))
         result = await unless_disconnected(request, work)
     probabilities = {} if result is None else dict(result.language_probabilities or {})

@@ -54,7 +54,7 @@ class Timings(BaseModel):
 class Partial(BaseModel):
     """Why the rest of the file is missing from the answer."""
 
-    code: str = Field(description="truncated_audio or damaged_audio.")
+    code: str = Field(description="truncated_audio, damaged_audio or undecodable_audio.")
     message: str
     decoded_seconds: float = Field(description="How much of the audio was transcribed.")
 

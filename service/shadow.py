@@ -77,14 +77,19 @@ class Shadow:
             return False
         if not falls_into(key, self._settings.shadow_share, "shadow"):
             return False
+        return self._has_room(n_bytes)
+
+    def _has_room(self, n_bytes: int) -> bool:
         waiting_bytes = sum(len(copy.content) for copy in self._waiting)
-        if len(self._waiting) >= MAX_WAITING or waiting_bytes + n_bytes > MAX_WAITING_BYTES:
+        has_room = len(self._waiting) < MAX_WAITING and waiting_bytes + n_bytes <= MAX_WAITING_BYTES
+        if not has_room:
             self._metrics.shadowed("dropped")
-            return False
-        return True
+        return has_room
 
     def offer(self, copy: Copy) -> None:
-        """Take a copy of a request whose answer is out."""
+        """Take a copy of a request whose answer is out; others may have come since `wants` was asked."""
+        if not self._has_room(len(copy.content)):
+            return
         self._waiting.append(copy)
         self._came.set()
 

@@ -90,13 +90,18 @@ async def transcribe(
     assembly = Assembly(options)
     pending: deque[tuple[Slice, asyncio.Task[DecodingResult] | None]] = deque()
 
-    async def deliver(most: int) -> None:
+    async def deliver(job: Job, most: int) -> None:
         """Take what is decoded, and wait until no more than so many windows are not."""
         while pending:
             place, task = pending[0]
             if len(pending) <= most and task is not None and not task.done():
                 break
-            result = None if task is None else await task
+            seconds = (place.end - place.start) / SAMPLE_RATE
+            if task is None:
+                result = None
+                job.declared_s = max(0.0, job.declared_s - seconds)  # nobody need wait for silence
+            else:
+                result = await task
             pending.popleft()
             on_added(assembly.add(place, result))
 
@@ -105,7 +110,7 @@ async def transcribe(
         with _admitted(means, declared[0]) as job:
             while cut is not None:
                 place, window = cut
-                heard((place.end - place.start) / SAMPLE_RATE)
+                heard((place.end - place.start) / SAMPLE_RATE)  # now: who leaves before the end had the work done, too
                 task = None
                 if window is not None:
                     window = _continued(window, options, assembly)
@@ -113,11 +118,11 @@ async def transcribe(
                 pending.append((place, task))
                 # One language a file, as in openai/whisper: else a cough between two sentences is Welsh.
                 is_awaited = window is not None and (window.language is None or options.condition_on_previous_text)
-                await deliver(0 if is_awaited else WINDOWS_AHEAD)
+                await deliver(job, 0 if is_awaited else WINDOWS_AHEAD)
                 if is_awaited and task is not None and options.language is None:
                     options = replace(options, language=task.result().language)
                 cut = await _in_thread(means, lambda: next(reader, None))
-            await deliver(0)
+            await deliver(job, 0)
     finally:
         reader.close()  # first: whoever is cancelled once more gets no further than the next await
         tasks = [task for _, task in pending if task is not None]
@@ -136,9 +141,11 @@ async def first_result(file: BinaryIO, options: Options, means: Means) -> Decodi
             _, window = cut
         if window is None:
             return None
-        heard(window.audio.size / SAMPLE_RATE)
-        with _admitted(means, window.audio.size / SAMPLE_RATE) as job:
-            return (await means.scheduler.submit(job, [window]))[0]
+        seconds = window.audio.size / SAMPLE_RATE
+        with _admitted(means, seconds) as job:
+            result = (await means.scheduler.submit(job, [window]))[0]
+        heard(seconds)
+        return result
     finally:
         reader.close()
 
@@ -157,6 +164,7 @@ def _read(
     """
     engine: Engine = means.scheduler.engine
     n_prepared = 0
+    held: Cut | None = None
     with decoding(file, means.max_seconds) as (seconds, blocks), vad.listen_if(options.vad and means.vad) as detector:
         declared.append(seconds)
         heard = _long_enough(until_damage(blocks, faults.append), faults)
@@ -165,7 +173,12 @@ def _read(
             if window is not None and n_prepared < PREPARED:
                 # Here, while the engine is busy with others.
                 window, n_prepared = engine.prepare(window), n_prepared + 1
-            yield place, window
+            if held is not None:
+                yield held
+            held = place, window
+    # Who waits for the last window's answer waits without a process and a detector.
+    if held is not None:
+        yield held
 
 
 def _long_enough(blocks: Iterator[Audio], faults: list[AudioError]) -> Iterator[Audio]:

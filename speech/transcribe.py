@@ -18,14 +18,12 @@ from speech.engine import MAX_PROMPT_TOKENS, DecodingOptions, DecodingResult, En
 from speech.guard import Flag, Guard, best, flags, is_spoken, next_attempt
 from speech.tokens import Task
 from speech.windows import Slice, cut_stream
+from speech.words import UNSPACED
 
 Audio = NDArray[np.float32]  # 16 kHz mono, shape (n_samples,)
 
 WINDOWS_AT_ONCE = 64
 """So many windows are decoded, and in memory, together."""
-
-UNSPACED = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
-"""Languages that write no blank between words, as openai/whisper has them."""
 
 SENTENCE_END = ".?!…。？！؟۔।።။"  # also of Arabic, Urdu, Hindi, Amharic and Burmese
 CLOSING = "\"'”’»)]」』"
@@ -153,7 +151,7 @@ def segments_of(place: Slice, result: DecodingResult | None, options: Options) -
         return [_segment(place, result, options, None, result.tokens, result.token_logprobs)]
     segments, position = [], 0
     offset = place.start / SAMPLE_RATE
-    for sentence in _sentences(result.words, result.language):
+    for sentence in _sentences(result.words, _written_in(result, options)):
         size = sum(len(word.tokens) for word in sentence)
         logprobs = None if result.token_logprobs is None else result.token_logprobs[position : position + size]
         placed = tuple(replace(word, start=word.start + offset, end=word.end + offset) for word in sentence)
@@ -186,6 +184,10 @@ def _segment(
         flags=() if options.guard == "keep" else flags(result, words, place),
         words=words,
     )
+
+
+def _written_in(result: DecodingResult, options: Options) -> str:
+    return "en" if options.task == "translate" else result.language
 
 
 def _sentences(words: Sequence[Word], language: str) -> Iterator[list[Word]]:
@@ -238,7 +240,7 @@ class Assembly:
         self.said = [*self.said, *(token for segment in new for token in segment.tokens)][-MAX_PROMPT_TOKENS:]
         if result is not None and result.temperature > RESET_TEMPERATURE:
             self.said.clear()
-        blank = "" if result is None or result.language in UNSPACED else " "
+        blank = "" if result is None or _written_in(result, self._options) in UNSPACED else " "
         text = blank.join(segment.text for segment in new)
         if self._text and text:
             text = blank + text

@@ -35,7 +35,7 @@ PAUSE_S = 0.15
 """Quiet for so long is between words; within them, the closures of long plosives last up to this."""
 
 LOUD_PERCENTILE, FLOOR_PERCENTILE = 95, 5  # of the levels of a window: how loud speech is, and what is there without it
-QUIET_DB = 34.0  # below loud: what `speech.transcribe` calls a pause
+QUIET_DB = 34.0  # below loud: what `speech.windows` calls a pause
 ABOVE_FLOOR_DB = 6.0  # quiet is no quieter than so much above the noise
 LEAST_CONTRAST_DB = 12.0  # where noise leaves less between quiet and loud, levels tell nothing
 

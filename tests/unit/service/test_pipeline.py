@@ -6,10 +6,14 @@ import threading
 import time
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
+import anyio
 import numpy as np
 import pytest
 
+from service import decoder
 from service.request import means
 from service.transcribe import DECODE_THREADS, WINDOWS_AHEAD, first_result, transcribe
 from speech import vad
@@ -279,3 +283,18 @@ async def test_one_window_is_enough_to_tell_the_language(make_app, serve, engine
     assert len(engine.batches) == warm + 1
     assert film.read_s < 70
     assert not film.is_open
+
+
+async def test_who_waits_holds_no_process(make_app, serve, engine, until, wav):
+    """A crowd of clips that wait for the engine has as many decoders as are kept, whatever their language."""
+    app = make_app()
+    async with serve(app) as client, anyio.create_task_group() as group:
+        engine.gate.clear()
+        for _ in range(6):
+            group.start_soon(partial(client.post, "/transcribe", files={"file": ("a.wav", wav(1))}))
+        await until(lambda: app.state.models.main.scheduler.stats().waiting_windows == 5)
+        await until(lambda: decoder._idle.qsize() > 0)
+        tasks = Path("/proc/self/task").glob("*/children")
+        processes = [child for task in tasks for child in task.read_text(encoding="ascii").split()]
+        engine.gate.set()
+    assert 0 < len(processes) <= decoder.MAX_IDLE

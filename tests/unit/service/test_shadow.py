@@ -147,14 +147,16 @@ async def test_a_shadow_that_fails_is_no_harm(shadowed, serve, wav, until, make_
         assert (await samples(client))["whisperloop_shadow_requests_total", "failed"] == 1
 
 
-async def test_who_asks_for_the_shadow_is_not_compared_with_it(shadowed, serve, wav):
-    """By its name it answers like any version that is loaded; a copy would agree with itself."""
+async def test_the_shadow_answers_nobody(shadowed, serve, wav):
+    """Not by its name either: its engine steps back for all others."""
     app, shadow = shadowed(model="echo@production")
     async with serve(app) as client:
         await ready(app)
-        answer = await upload(client, wav, model="shadow")
-        assert (answer.json()["model"], len(shadow.batches)) == ("echo@2", 2)
-        assert not app.state.shadow._waiting
+        before = len(shadow.batches)
+        for name in ("shadow", "echo@2"):
+            answer = await upload(client, wav, model=name)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+        assert len(shadow.batches) == before
 
 
 async def test_without_a_share_there_is_no_shadow(make_app, serve, wav):

@@ -600,3 +600,11 @@ def test_only_a_guard_that_decodes_again_does(result, tone):
     for options in (Options(guard="mark"), Options(guard="keep"), Options(temperature=0.1)):
         assert again(window, doubtful, options) is None
     assert again(window, result(), Options()) is None
+
+
+def test_a_translation_is_written_in_english(tokenizer):
+    """Whatever was spoken: its sentences and windows have blanks between them."""
+    said = [result("Hello there.", language="ja"), result("I am fine.", language="ja")]
+    places = [Slice(0, 5 * RATE, silent=False), Slice(5 * RATE, 9 * RATE, silent=False)]
+    assert assemble(places, said, Options(task="translate")).text == "Hello there. I am fine."
+    assert assemble(places, said, Options()).text == "Hello there.I am fine."
