@@ -285,6 +285,12 @@ async def test_one_window_is_enough_to_tell_the_language(make_app, serve, engine
     assert not film.is_open
 
 
+def children():
+    """Return the processes that this one has started and not ended."""
+    tasks = Path("/proc/self/task").glob("*/children")
+    return [child for task in tasks for child in task.read_text(encoding="ascii").split()]
+
+
 async def test_who_waits_holds_no_process(make_app, serve, engine, until, wav):
     """A crowd of clips that wait for the engine has as many decoders as are kept, whatever their language."""
     app = make_app()
@@ -294,7 +300,6 @@ async def test_who_waits_holds_no_process(make_app, serve, engine, until, wav):
             group.start_soon(partial(client.post, "/transcribe", files={"file": ("a.wav", wav(1))}))
         await until(lambda: app.state.models.main.scheduler.stats().waiting_windows == 5)
         await until(lambda: decoder._idle.qsize() > 0)
-        tasks = Path("/proc/self/task").glob("*/children")
-        processes = [child for task in tasks for child in task.read_text(encoding="ascii").split()]
+        processes = children()
         engine.gate.set()
     assert 0 < len(processes) <= decoder.MAX_IDLE

@@ -602,7 +602,7 @@ def test_only_a_guard_that_decodes_again_does(result, tone):
     assert again(window, result(), Options()) is None
 
 
-def test_a_translation_is_written_in_english(tokenizer):
+def test_a_translation_is_written_in_english(result):
     """Whatever was spoken: its sentences and windows have blanks between them."""
     said = [result("Hello there.", language="ja"), result("I am fine.", language="ja")]
     places = [Slice(0, 5 * RATE, silent=False), Slice(5 * RATE, 9 * RATE, silent=False)]
