@@ -129,7 +129,7 @@ class JobStore:
             max_jobs: that are not finished.
             max_bytes: of audio and results together.
         """
-        self._engine = create_engine(url)
+        self._engine = create_engine(url, hide_parameters=True)  # errors are logged: without the prompts
         self._max_jobs, self._max_bytes = max_jobs, max_bytes
         self._is_open = False
         if self._is_sqlite:
