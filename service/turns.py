@@ -33,18 +33,19 @@ class Job:
     lane: Lane = "interactive"
     deadline: float | None = None  # of the event loop's clock
     submitted_s: float = 0.0
+    again_s: float = 0.0  # of what was submitted: it was decoded before, and is no more audio
     decoded_s: float = 0.0
     waiting: deque["Item"] = field(default_factory=deque)
 
     @property
     def remaining_s(self) -> float:
         """Audio that is not decoded yet: what was declared, or what was submitted where that is more."""
-        return max(self.declared_s, self.submitted_s) - self.decoded_s
+        return max(self.declared_s + self.again_s, self.submitted_s) - self.decoded_s
 
     @property
     def progress(self) -> float:
         """How much of the audio is decoded, as far as its length is known: 0 to 1."""
-        return min(1.0, self.decoded_s / max(self.declared_s, self.submitted_s, 1e-9))
+        return min(1.0, self.decoded_s / max(self.declared_s + self.again_s, self.submitted_s, 1e-9))
 
     def has_expired(self, now: float) -> bool:
         """Whether nobody waits for the answer any longer."""
@@ -52,10 +53,13 @@ class Job:
 
     def add(self, items: Sequence["Item"], *, again: bool = False) -> None:
         """Let windows wait: those that are decoded again before the rest, as those that follow wait to be sent."""
-        self.submitted_s += sum(item.seconds for item in items)
+        seconds = sum(item.seconds for item in items)
+        self.submitted_s += seconds
         if again:
             self.waiting.extendleft(reversed(items))
-            self.declared_s += sum(item.seconds for item in items)
+            self.again_s += seconds
+            for item in items:
+                item.again = True
         else:
             self.waiting.extend(items)
 
@@ -64,6 +68,8 @@ class Job:
         if item in self.waiting:
             self.waiting.remove(item)
             self.submitted_s -= item.seconds
+            if item.again:
+                self.again_s -= item.seconds
 
 
 @dataclass(eq=False)
@@ -75,6 +81,7 @@ class Item:
     positions: int  # its bucket
     result: asyncio.Future[DecodingResult]
     submitted: float = field(default_factory=time.perf_counter)
+    again: bool = False  # it was decoded before
 
     @property
     def seconds(self) -> float:

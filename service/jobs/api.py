@@ -15,7 +15,8 @@ from pydantic import BaseModel, Field
 from starlette.datastructures import FormData, UploadFile
 
 from service.errors import ApiError
-from service.openai_form import options_of, read_transcribe
+from service.forms import form_schema
+from service.openai_form import TranscribeForm, options_of, read_transcribe
 from service.request import loaded, usable
 from service.routes import ERRORS, transcribe_files
 from service.settings import Settings
@@ -30,6 +31,15 @@ if TYPE_CHECKING:  # the database's library is loaded when the model is
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 POLL_AFTER_S = 2
 FULL_RETRY_AFTER_S = 60
+
+
+def _form_schema() -> dict[str, Any]:
+    """Return the OpenAPI description of POST /transcribe's form, and `webhook`."""
+    schema = form_schema(TranscribeForm)
+    form = schema["requestBody"]["content"]["multipart/form-data"]["schema"]
+    form["properties"]["webhook"] = {"type": "string", "description": "Who is told when the job is done."}
+    return schema
+
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -88,7 +98,7 @@ def make_runner(app: FastAPI, settings: Settings, route: "Route" = transcribe_fi
     from service.jobs.replay import replay
     from service.jobs.runner import JobRunner
     from service.jobs.store import JobStore
-    from service.jobs.webhooks import read_secret
+    from service.jobs.webhooks import parse_hosts, read_secret
 
     secret = settings.webhook_secret.get_secret_value()
 
@@ -100,15 +110,16 @@ def make_runner(app: FastAPI, settings: Settings, route: "Route" = transcribe_fi
 
     return JobRunner(
         JobStore(settings.database, max_jobs=settings.max_jobs, max_bytes=settings.max_job_bytes),
-        lambda job, audio, on_admit: replay(app, route, job.id, audio, job.fields, on_admit),
+        lambda job, audio, on_admit: replay(app, route, job.short_id, audio, job.fields, on_admit),
         ttl_s=settings.job_ttl_hours * 3600,
         message=message,
         webhook_key=read_secret(secret) if secret else None,
+        webhook_hosts=parse_hosts(settings.webhook_hosts),
         on_finished=finished,
     )
 
 
-@router.post("", status_code=202, responses=ERRORS, openapi_extra={})
+@router.post("", status_code=202, responses=ERRORS, openapi_extra=_form_schema())
 async def create_job(request: Request) -> Response:
     """Hand in audio: the form of POST /transcribe, and `webhook`. With an Idempotency-Key, twice is once."""
     from service.jobs.store import FullError, ReusedKeyError
@@ -121,25 +132,30 @@ async def create_job(request: Request) -> Response:
         fields = [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
         webhook = _webhook(settings, [value for name, value in fields if name == "webhook"])
         fields = [(name, value) for name, value in fields if name != "webhook"]
-        rest = FormData([item for item in form.multi_items() if item[0] != "webhook"])
+        # A file of that name is refused as any other that is not asked for.
+        rest = FormData(
+            [item for item in form.multi_items() if item[0] != "webhook" or isinstance(item[1], UploadFile)]
+        )
         file = _check(request, rest)
         audio = await file.read()
-    try:
-        job, is_new = await asyncio.to_thread(
-            runner.store.submit,
-            audio,
-            fields,
-            time.time(),
-            owner=_owner(request),
-            webhook=webhook,
-            idempotency_key=key,
-        )
-    except FullError:
-        message = "There are too many jobs already, or too large ones; try again when some are done, or delete yours."
-        raise ApiError(503, "overloaded", message, headers={"Retry-After": str(FULL_RETRY_AFTER_S)}) from None
-    except ReusedKeyError:
-        message = "This Idempotency-Key came before, with another upload."
-        raise ApiError(422, "idempotency_key_reused", message, "Idempotency-Key") from None
+        try:
+            job, is_new = await asyncio.to_thread(
+                runner.store.submit,
+                audio,
+                fields,
+                time.time(),
+                owner=_owner(request),
+                webhook=webhook,
+                idempotency_key=key,
+            )
+        except FullError:
+            message = (
+                "There are too many jobs already, or too large ones; try again when some are done, or delete yours."
+            )
+            raise ApiError(503, "overloaded", message, headers={"Retry-After": str(FULL_RETRY_AFTER_S)}) from None
+        except ReusedKeyError:
+            message = "This Idempotency-Key came before, with another upload."
+            raise ApiError(422, "idempotency_key_reused", message, "Idempotency-Key") from None
     runner.wake()
     headers = {"Location": f"/v1/jobs/{job.id}", "Retry-After": str(POLL_AFTER_S)}
     if not is_new:

@@ -30,6 +30,14 @@ SCRATCH_HEADERS = ("content-length", "content-type")  # of the response, and kep
 
 
 @dataclass(frozen=True)
+class Answered:
+    """What answers a job."""
+
+    result: Result
+    audio_s: float  # that was heard, whatever the file's header says
+
+
+@dataclass(frozen=True)
 class Failed:
     """Why a job could not be answered."""
 
@@ -40,22 +48,22 @@ class Failed:
 async def replay(
     app: FastAPI,
     route: Route,
-    job_id: str,
+    request_id: str,
     audio: bytes,
     fields: Sequence[Sequence[str]],
     on_admit: Callable[[Job], None],
-) -> Result | Failed:
+) -> Answered | Failed:
     """Answer a stored upload, in the batch lane.
 
     Args:
         app: whose model and settings to use.
         route: answers the request.
-        job_id: stands for the request's id in the log.
+        request_id: names it in the log.
         audio: the file.
         fields: the form beside it.
         on_admit: told of the request's place in the scheduler's queue.
     """
-    request = make_request(app, job_id, audio, fields)
+    request = make_request(app, request_id, audio, fields)
     try:
         with request.state.answered:
             answer = await route(request, Terms("batch", None, on_admit))
@@ -65,13 +73,14 @@ async def replay(
         if foreseen.status != BUSY:
             return Failed(detail, None)
         return Failed(detail, float((foreseen.headers or {}).get("Retry-After", 5)))
+    audio_s = request.state.facts["audio_s"]
     if isinstance(answer, BaseModel):
-        return Result(answer.model_dump_json().encode(), "application/json")
+        return Answered(Result(answer.model_dump_json().encode(), "application/json"), audio_s)
     if not isinstance(answer, Response) or isinstance(answer, StreamingResponse):
         raise TypeError(f"a job's answer is a whole one, not {type(answer).__name__}")
     headers = {name: value for name, value in answer.headers.items() if name not in SCRATCH_HEADERS}
     headers["X-Whisperloop-Model"] = request.state.facts["model"]
-    return Result(bytes(answer.body), answer.headers.get("content-type"), headers)
+    return Answered(Result(bytes(answer.body), answer.headers.get("content-type"), headers), audio_s)
 
 
 def make_request(app: FastAPI, request_id: str, audio: bytes, fields: Sequence[Sequence[str]]) -> Request:

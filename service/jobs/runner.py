@@ -16,9 +16,9 @@ from typing import Any
 
 import httpx
 
-from service.jobs.replay import Failed
-from service.jobs.store import MAX_ATTEMPTS, JobStore, Result, StoredJob
-from service.jobs.webhooks import make_client, next_attempt, send
+from service.jobs.replay import Answered, Failed
+from service.jobs.store import MAX_ATTEMPTS, JobStore, StoredJob
+from service.jobs.webhooks import Origin, WebhookError, check_url, make_client, next_attempt, send
 from service.turns import Job
 
 logger = logging.getLogger("whisperloop.service")
@@ -41,14 +41,14 @@ ABANDONED: dict[str, Any] = {
     "code": "job_abandoned",
 }
 
-Answer = Callable[[StoredJob, bytes, Callable[[Job], None]], Awaitable[Result | Failed]]
+Answer = Callable[[StoredJob, bytes, Callable[[Job], None]], Awaitable[Answered | Failed]]
 
 
 @dataclass(eq=False)
 class Running:
     """A job that runs in this process."""
 
-    work: "asyncio.Task[Result | Failed]"
+    work: "asyncio.Task[Answered | Failed]"
     turns: list[Job] = field(default_factory=list)  # its place in the scheduler's queue, once it has one
 
     @property
@@ -58,7 +58,7 @@ class Running:
 
     @property
     def audio_seconds(self) -> float | None:
-        """How long it is, as far as that is known."""
+        """How long its header says that it is, if it does."""
         turn = self.turns[-1] if self.turns else None
         return (turn.declared_s or None) if turn else None
 
@@ -74,6 +74,7 @@ class JobRunner:
         ttl_s: float,
         message: Callable[[StoredJob], Any],
         webhook_key: bytes | None = None,
+        webhook_hosts: frozenset[Origin] = frozenset(),
         on_finished: Callable[[str, str, float], None] = lambda *_: None,
     ) -> None:
         """Make it; `run` runs it.
@@ -84,13 +85,15 @@ class JobRunner:
             ttl_s: how long results are kept.
             message: makes a webhook's body.
             webhook_key: signs it; None: nobody is told anything.
+            webhook_hosts: where it may go now; a job may be older than the list.
             on_finished: told of each job that came to an end here: its status, its owner, and the seconds of audio that
                 were answered.
         """
         self.store = store
         self.ttl_s = ttl_s
         self.running: dict[str, Running] = {}
-        self._answer, self._message, self._webhook_key, self._on_finished = answer, message, webhook_key, on_finished
+        self._answer, self._message, self._on_finished = answer, message, on_finished
+        self._webhook_key, self._webhook_hosts = webhook_key, webhook_hosts
         self._name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._wakes = [asyncio.Event() for _ in range(AT_ONCE + 1)]  # who does jobs, and who tells of them
 
@@ -157,44 +160,52 @@ class JobRunner:
             running.work.cancel()
             renewing.cancel()
             await asyncio.gather(running.work, renewing, return_exceptions=True)
-            del self.running[job.id]
+            if self.running.get(job.id) is running:  # else its claim has ended, and it was begun anew beside us
+                del self.running[job.id]
         return True
 
-    async def _work(self, job: StoredJob, on_admit: Callable[[Job], None]) -> Result | Failed:
+    async def _work(self, job: StoredJob, on_admit: Callable[[Job], None]) -> Answered | Failed:
         audio = await asyncio.to_thread(self.store.audio, job.id)
         if audio is None:
             raise asyncio.CancelledError  # it was cancelled meanwhile
         return await self._answer(job, audio, on_admit)
 
     async def _renew(self, job: StoredJob, running: Running) -> None:
-        """Renew the claim; return when somebody else has the job, or nobody."""
-        is_ours = True
+        """Renew the claim; return when somebody else has the job, or nobody, or may have it by now."""
+        is_ours, until = True, job.lease_until or 0.0
         while is_ours:
             await asyncio.sleep(RENEW_S)
-            is_ours = await asyncio.to_thread(
-                self.store.renew,
-                job.id,
-                self._name,
-                time.time(),
-                LEASE_S,
-                progress=running.progress,
-                audio_seconds=running.audio_seconds,
-            )
+            now = time.time()
+            try:
+                is_ours = await asyncio.to_thread(
+                    self.store.renew,
+                    job.id,
+                    self._name,
+                    now,
+                    LEASE_S,
+                    progress=running.progress,
+                    audio_seconds=running.audio_seconds,
+                )
+                until = now + LEASE_S
+            except Exception:  # the database is locked, say: the claim holds on for a while
+                is_ours = time.time() < until
+                what = "trying again" if is_ours else "its claim has ended, and it is begun anew"
+                logger.exception("job %s: the claim could not be renewed; %s", job.short_id, what)
 
     async def _finish(self, job: StoredJob, running: Running) -> None:
         try:
             outcome = running.work.result()
         except Exception:
-            logger.exception("job %s failed", job.id)
+            logger.exception("job %s failed", job.short_id)
             message = "Something went wrong here; the log says what."
             error = {"message": message, "type": "server_error", "param": None, "code": "internal_error"}
             outcome = Failed(error, None)
         now, seconds = time.time(), 0.0
-        if isinstance(outcome, Result):
-            seconds = running.turns[-1].decoded_s if running.turns else 0.0
-            seconds = max(seconds, running.audio_seconds or 0.0)
-            finish = self.store.succeed
-            done = await asyncio.to_thread(finish, job.id, self._name, outcome, now, self.ttl_s, audio_seconds=seconds)
+        if isinstance(outcome, Answered):
+            seconds, finish = outcome.audio_s, self.store.succeed
+            done = await asyncio.to_thread(
+                finish, job.id, self._name, outcome.result, now, self.ttl_s, audio_seconds=seconds
+            )
             status = "succeeded"
         elif outcome.retry_after_s is not None:
             not_before = now + outcome.retry_after_s
@@ -204,7 +215,7 @@ class JobRunner:
             done = await asyncio.to_thread(self.store.fail, job.id, self._name, outcome.error, now, self.ttl_s)
             status = "failed"
         if done:
-            logger.info("job %s %s", job.id, status)
+            logger.info("job %s %s", job.short_id, status)
             self._on_finished(status, job.owner, seconds)
             self.wake()
 
@@ -212,13 +223,22 @@ class JobRunner:
         job = await asyncio.to_thread(self.store.next_webhook, time.time(), WEBHOOK_LEASE_S)
         if job is None or job.webhook is None:
             return False
-        error = await send(client, job.webhook, f"msg_{job.id}", self._message(job), key, time.time())
+        try:
+            check_url(job.webhook, self._webhook_hosts)  # it may have been taken off the list since
+            error = await send(client, job.webhook, f"msg_{job.id}", self._message(job), key, time.time())
+            next_at = next_attempt(job.webhook_attempts, error, time.time())
+        except WebhookError:
+            error, next_at = "not allowed", None
+        except Exception as bug:  # or it would be sent again for ever
+            logger.exception("job %s: the webhook could not be sent", job.short_id)
+            error = type(bug).__name__
+            next_at = next_attempt(job.webhook_attempts, error, time.time())
         if error is not None:
-            logger.warning("job %s: the webhook failed (%s), attempt %d", job.id, error, job.webhook_attempts)
-        next_at = next_attempt(job.webhook_attempts, error, time.time())
+            logger.warning("job %s: the webhook failed (%s), attempt %d", job.short_id, error, job.webhook_attempts)
         await asyncio.to_thread(self.store.webhook_sent, job.id, error=error, next_at=next_at)
         return True
 
     async def _sweep(self) -> bool:
-        await asyncio.to_thread(self.store.sweep, time.time(), self.ttl_s, ABANDONED)
+        for _ in range(await asyncio.to_thread(self.store.sweep, time.time(), self.ttl_s, ABANDONED)):
+            self._on_finished("failed", "", 0.0)
         return False

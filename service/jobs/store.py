@@ -88,6 +88,11 @@ class StoredJob(Base):
     webhook_error: Mapped[str | None]
 
     @property
+    def short_id(self) -> str:
+        """Name it in the log: whoever knows the whole id may fetch the words."""
+        return self.id[:12]
+
+    @property
     def is_finished(self) -> bool:
         """Whether nothing of it will change any more."""
         return self.status not in UNFINISHED
@@ -129,7 +134,7 @@ class JobStore:
             max_jobs: that are not finished.
             max_bytes: of audio and results together.
         """
-        self._engine = create_engine(url)
+        self._engine = create_engine(url, hide_parameters=True)  # errors are logged: without the prompts
         self._max_jobs, self._max_bytes = max_jobs, max_bytes
         self._is_open = False
         if self._is_sqlite:
@@ -197,6 +202,9 @@ class JobStore:
         )
         try:
             with self._transaction() as session:
+                if idempotency_key is not None:  # its last holder may have expired, and not be swept yet
+                    held = (StoredJob.owner == owner, StoredJob.idempotency_key == idempotency_key)
+                    session.execute(delete(StoredJob).where(*held, StoredJob.expires_at <= now))
                 session.add(job)
                 session.flush()
                 unfinished = session.scalar(select(func.count()).where(StoredJob.status.in_(UNFINISHED))) or 0
@@ -291,12 +299,12 @@ class JobStore:
         if audio_seconds is not None:
             values["audio_seconds"] = audio_seconds
         with self._transaction() as session:
-            return _updated(session, _held(job_id, runner), **values)
+            return _updated(session, _held(job_id, runner), **values) > 0
 
     def release(self, job_id: str, runner: str, *, not_before: float = 0.0) -> bool:
         """Give a job back as if it had not been begun."""
         with self._transaction() as session:
-            return _updated(
+            released = _updated(
                 session,
                 _held(job_id, runner),
                 status="queued",
@@ -306,12 +314,13 @@ class JobStore:
                 not_before=not_before,
                 progress=0.0,
             )
+        return released > 0
 
     def succeed(
         self, job_id: str, runner: str, result: Result, now: float, ttl_s: float, *, audio_seconds: float | None
     ) -> bool:
         """Keep a job's result, and its audio no longer; False if the job is no longer the runner's."""
-        return self._finish(
+        finished = self._finish(
             _held(job_id, runner),
             "succeeded",
             now,
@@ -323,18 +332,19 @@ class JobStore:
             headers=result.headers,
             audio_seconds=audio_seconds,
         )
+        return finished > 0
 
     def fail(self, job_id: str, runner: str, error: dict[str, Any], now: float, ttl_s: float) -> bool:
         """Keep why a job failed, and its audio no longer; False if the job is no longer the runner's."""
-        return self._finish(_held(job_id, runner), "failed", now, ttl_s, error=error)
+        return self._finish(_held(job_id, runner), "failed", now, ttl_s, error=error) > 0
 
     def cancel(self, job_id: str, now: float, ttl_s: float) -> bool:
         """End a job that is not finished; whoever runs it learns at its next renewal. False if it is finished."""
-        return self._finish([StoredJob.id == job_id, StoredJob.status.in_(UNFINISHED)], "cancelled", now, ttl_s)
+        return self._finish([StoredJob.id == job_id, StoredJob.status.in_(UNFINISHED)], "cancelled", now, ttl_s) > 0
 
     def _finish(
         self, where: Sequence[ColumnElement[bool]], status: Status, now: float, ttl_s: float, **values: Any
-    ) -> bool:
+    ) -> int:
         with self._transaction() as session:
             finished = _updated(
                 session,
@@ -367,13 +377,13 @@ class JobStore:
         return cast("CursorResult[Any]", gone).rowcount > 0
 
     def sweep(self, now: float, ttl_s: float, abandoned: dict[str, Any]) -> int:
-        """Forget what has expired, and fail what was begun too often; return how many were forgotten."""
+        """Forget what has expired, and fail what was begun too often; return how many of these there were."""
         dead = [StoredJob.status == "running", StoredJob.lease_until <= now, StoredJob.attempts >= MAX_ATTEMPTS]
-        self._finish(dead, "failed", now, ttl_s, error=abandoned)
+        n_failed = self._finish(dead, "failed", now, ttl_s, error=abandoned)
         with self._transaction() as session:
-            gone = session.execute(delete(StoredJob).where(StoredJob.expires_at <= now))
+            session.execute(delete(StoredJob).where(StoredJob.expires_at <= now))
         self.wipe()
-        return cast("CursorResult[Any]", gone).rowcount
+        return n_failed
 
     def next_webhook(self, now: float, lease_s: float) -> StoredJob | None:
         """Take a message that is due; it is due again after `lease_s` if nobody says how it went."""
@@ -429,8 +439,8 @@ def _held(job_id: str, runner: str) -> Sequence[ColumnElement[bool]]:
     return StoredJob.id == job_id, StoredJob.status == "running", StoredJob.runner == runner
 
 
-def _updated(session: Session, where: Sequence[ColumnElement[bool]], **values: Any) -> bool:
+def _updated(session: Session, where: Sequence[ColumnElement[bool]], **values: Any) -> int:
     done = session.execute(
         update(StoredJob).where(*where).values(**values).execution_options(synchronize_session=False)
     )
-    return cast("CursorResult[Any]", done).rowcount > 0
+    return cast("CursorResult[Any]", done).rowcount

@@ -4,6 +4,7 @@ Messages are signed as Standard Webhooks 1.0.0 has it (https://www.standardwebho
 An allowed host is trusted as such: what address its name leads to is the operator's business, and is not looked at.
 """
 
+import asyncio
 import base64
 import binascii
 import hashlib
@@ -124,9 +125,12 @@ async def send(client: httpx.AsyncClient, url: str, message_id: str, event: Any,
     body = json.dumps(event, ensure_ascii=False).encode()
     try:
         headers = headers_of(message_id, int(now), body, key)
-        async with client.stream("POST", url, content=body, headers=headers) as response:
+        async with (
+            asyncio.timeout(TIMEOUT_S),  # the client's own is for each byte anew
+            client.stream("POST", url, content=body, headers=headers) as response,
+        ):
             return None if response.is_success else str(response.status_code)
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, TimeoutError) as error:
         return type(error).__name__  # its message may hold addresses of the network inside
     except httpx.InvalidURL:
         return "InvalidURL"

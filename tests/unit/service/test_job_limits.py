@@ -1,5 +1,7 @@
 """Jobs are paid for by the key that handed them in."""
 
+from dataclasses import replace
+
 import pytest
 
 from service.keys import add_key
@@ -19,3 +21,27 @@ async def test_a_jobs_audio_is_charged(make_app, serve, wav, until, tmp_path):
         await until(lambda: done in app.state.metrics.render([]).decode())
         assert 'whisperloop_key_audio_seconds_total{key="app"} 3.0' in app.state.metrics.render([]).decode()
         assert (await client.get("/version", headers=key)).status_code == 429
+
+
+@pytest.mark.parametrize("doubtful", [False, True])
+async def test_a_job_is_charged_for_what_was_heard(make_app, make_engine, serve, wav, until, tmp_path, doubtful):
+    """Once, and neither what a header claims nor what was decoded again: not an hour, but 3 s."""
+    engine = make_engine()
+    sure = engine._result
+    engine._result = lambda window: replace(sure(window), avg_logprob=-2.0 if doubtful else -0.1)
+    data = bytearray(wav(3))
+    if not doubtful:
+        data[40:44] = (3600 * 32_000).to_bytes(4, "little")
+    file = tmp_path / "keys.jsonl"
+    key = {"Authorization": f"Bearer {add_key(file, 'app', audio_seconds_per_day=1000)}"}
+    app = make_app(engine, keys=file, database=f"sqlite:///{tmp_path}/jobs.db")
+    async with serve(app) as client:
+        warm = len(engine.batches)
+        job = (await client.post("/v1/jobs", files={"file": ("a", bytes(data))}, headers=key)).json()
+        done = 'whisperloop_jobs_total{status="succeeded"} 1.0'
+        await until(lambda: done in app.state.metrics.render([]).decode())
+        assert (len(engine.batches) > warm + 1) == doubtful
+        assert 'whisperloop_key_audio_seconds_total{key="app"} 3.0' in app.state.metrics.render([]).decode()
+        answer = await client.get(f"/v1/jobs/{job['id']}", headers=key)
+        assert answer.json()["audio_seconds"] == 3
+        assert answer.headers["x-ratelimit-remaining-audio-seconds"] == "997"

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+from sqlalchemy.exc import OperationalError
 
 from service.jobs.store import MAX_ATTEMPTS, FullError, JobStore, Result, ReusedKeyError
 
@@ -113,7 +114,7 @@ def test_no_trace_of_the_words_is_left(store, path):
     assert store.result(job.id) is not None
     assert store.get(job.id, "", 1.0 + TTL_S) is None  # hidden at once, were the sweeper late
     assert store.list("", 1.0 + TTL_S, limit=9) == []
-    assert store.sweep(1.0 + TTL_S, TTL_S, ABANDONED) == 1
+    assert store.sweep(1.0 + TTL_S, TTL_S, ABANDONED) == 0
     assert store.result(job.id) is None
     assert MARKER not in on_disk(path)
 
@@ -137,7 +138,8 @@ def test_a_job_that_ends_the_service_each_time_is_given_up(store):
         assert store.claim("doomed", attempt * LEASE_S, LEASE_S).attempts == attempt + 1
     now = MAX_ATTEMPTS * LEASE_S
     assert store.claim("next", now, LEASE_S) is None
-    store.sweep(now, TTL_S, ABANDONED)
+    assert store.sweep(now, TTL_S, ABANDONED) == 1
+    assert store.sweep(now, TTL_S, ABANDONED) == 0
     failed = store.get(job.id, "", now)
     assert (failed.status, failed.error, failed.expires_at) == ("failed", ABANDONED, now + TTL_S)
     assert store.audio(job.id) is None
@@ -180,6 +182,30 @@ def test_twice_is_once(store):
     assert is_new
     assert other.id != first.id
     assert submit(store, b"a").id != submit(store, b"a").id  # without a key, twice is twice
+
+
+@pytest.mark.parametrize("audio", [b"a", b"b"])
+def test_an_idempotency_key_is_free_when_its_job_has_expired(store, audio):
+    """Also before the sweeper comes: the same upload is a new job, and another is not refused."""
+    first, _ = store.submit(b"a", [], 0.0, owner="anna", idempotency_key="k")
+    store.cancel(first.id, 1.0, TTL_S)
+    kept, is_new = store.submit(b"a", [], TTL_S, owner="anna", idempotency_key="k")
+    assert (kept.id, is_new) == (first.id, False)
+    second, is_new = store.submit(audio, [], 1.0 + TTL_S, owner="anna", idempotency_key="k")
+    assert is_new
+    assert [job.id for job in store.list("anna", 1.0 + TTL_S, limit=9)] == [second.id]
+
+
+def test_errors_of_the_database_hold_no_prompt(store, path):
+    """They are logged; SQLAlchemy's would show what was to be written."""
+    submit(store)
+    connection = sqlite3.connect(path)
+    connection.execute("DROP TABLE jobs")
+    connection.close()
+    with pytest.raises(OperationalError) as raised:
+        store.submit(b"audio", [("prompt", "Dear Mrs Rossi")], 0.0)
+    assert "INSERT INTO jobs" in str(raised.value)
+    assert "Rossi" not in str(raised.value)
 
 
 def test_there_is_an_end_to_what_is_kept(path):

@@ -4,10 +4,13 @@ import base64
 import hashlib
 import hmac
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
+import anyio
 import pytest
 
+import service.jobs.webhooks
 from service.jobs.webhooks import (
     RETRY_AFTER_S,
     Origin,
@@ -126,6 +129,13 @@ def receiver():
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
+            if self.path == "/slow":
+                self.send_response(200)
+                while server.is_slow:
+                    self.send_header("X-Wait", "a little longer")
+                    self.flush_headers()
+                    time.sleep(0.01)
+                return
             body = self.rfile.read(int(self.headers["content-length"]))
             server.got.append((self.path, dict(self.headers), body))
             status = server.statuses.pop(0) if server.statuses else 204
@@ -139,10 +149,11 @@ def receiver():
             pass
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
-    server.got, server.statuses = [], []
+    server.got, server.statuses, server.is_slow = [], [], True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield server
+    server.is_slow = False
     server.shutdown()
     thread.join()
     server.server_close()
@@ -182,3 +193,14 @@ async def test_nobody_there(url):
         error = await send(client, url, "msg_1", {}, KEY, 17)
     assert error is not None
     assert "127" not in error
+
+
+@pytest.mark.anyio
+async def test_a_receiver_that_trickles_is_given_up(receiver, monkeypatch):
+    """The whole exchange has its time: a header now and then does not hold the messages of others up."""
+    monkeypatch.setattr(service.jobs.webhooks, "TIMEOUT_S", 0.2)
+    async with make_client() as client:
+        with anyio.fail_after(10):
+            url = f"http://127.0.0.1:{receiver.server_port}/slow"
+            assert await send(client, url, "msg_1", {}, KEY, 17) == "TimeoutError"
+    receiver.is_slow = False

@@ -147,6 +147,8 @@ async def test_what_cannot_be_a_job_is_refused_now(make_app, serve, wav, databas
         check(await submit(client, wav(1), task="sing"), 400, "invalid_value", "task")
         check(await submit(client, b""), 400, "empty_audio", "file")
         check(await client.post("/v1/jobs", data={"language": "it"}), 400, "invalid_request", "file")
+        upload = {"file": ("a", wav(1)), "webhook": ("b", b"https://hooks.example/")}
+        check(await client.post("/v1/jobs", files=upload), 400, "unknown_parameter", "webhook")
         check(await submit(client, wav(10)), 413, "file_too_large", "file")
         check(await submit(client, wav(1), {"Idempotency-Key": "a b"}), 400, "invalid_request", "Idempotency-Key")
         check(await submit(client, wav(1), {"Idempotency-Key": "x" * 256}), 400, "invalid_request", "Idempotency-Key")
@@ -213,6 +215,87 @@ async def test_a_job_that_is_cancelled_elsewhere_stops_here(make_app, make_engin
         assert (await client.get(f"/v1/jobs/{job_id}")).json()["status"] == "cancelled"
 
 
+async def failing_renewals(app, engine, client, data, until, is_locked):
+    """Hand in a job, have renewals fail while `is_locked(store, job_id, n_failed)`, and return it when it is done."""
+    store = (await app.state.jobs_ready).store
+    renew, failed, renewed = store.renew, [], []
+
+    def locked(job_id, *args, **kwargs):
+        if is_locked(store, job_id, len(failed)):
+            failed.append(job_id)
+            raise OSError("database is locked")
+        renewed.append(job_id)
+        return renew(job_id, *args, **kwargs)
+
+    store.renew = locked
+    engine.gate.clear()
+    job_id = (await submit(client, data)).json()["id"]
+    await until(lambda: renewed)
+    engine.gate.set()
+    await finished(client, job_id)
+    return store.get(job_id, "", 0.0)
+
+
+async def test_a_renewal_that_fails_costs_no_work(make_app, make_engine, serve, wav, database, until, caplog):
+    """A database may be locked for a moment: the claim holds, the job goes on, and the log says so, without its id."""
+    engine = make_engine()
+    app = make_app(engine, database=database)
+    async with serve(app) as client:
+        job = await failing_renewals(app, engine, client, wav(3), until, lambda _store, _id, n_failed: n_failed < 3)
+    assert (job.status, job.attempts) == ("succeeded", 1)
+    assert "the claim could not be renewed; trying again" in caplog.text
+    told = "".join(record.getMessage() for record in caplog.records if record.getMessage().startswith("job "))
+    assert job.id[:12] in told
+    assert job.id not in told
+
+
+async def test_who_cannot_renew_a_claim_for_long_stops(
+    make_app, make_engine, serve, wav, database, until, caplog, monkeypatch
+):
+    """Another process may have the job by then: it is begun anew."""
+    monkeypatch.setattr(service.jobs.runner, "LEASE_S", 0.5)
+    engine = make_engine()
+    app = make_app(engine, database=database)
+    async with serve(app) as client:
+
+        def is_first(store, job_id, _n_failed):
+            return store.get(job_id, "", 0.0).attempts == 1
+
+        job = await failing_renewals(app, engine, client, wav(3), until, is_first)
+    assert (job.status, job.attempts) == ("succeeded", 2)
+    assert "its claim has ended, and it is begun anew" in caplog.text
+
+
+async def test_an_upload_is_counted_until_it_is_stored(make_app, serve, wav, database, until):
+    """It is in memory until then, and uploads beside it are to know; afterwards, it is not."""
+    app = make_app(database=database)
+    async with serve(app) as client:
+        store = (await app.state.jobs_ready).store
+        keep, counted = store.submit, []
+
+        def submitted(*args, **kwargs):
+            counted.append(app.state.buffered.n_bytes)
+            return keep(*args, **kwargs)
+
+        store.submit = submitted
+        await finished(client, (await submit(client, wav(3))).json()["id"])
+        assert counted[0] > len(wav(3))
+        await until(lambda: app.state.buffered.n_bytes == 0)
+
+
+async def test_the_form_is_described(make_app, serve):
+    """OpenAPI tells of the file, of POST /transcribe's fields and of the webhook."""
+    async with serve(make_app()) as client:
+        paths = (await client.get("/openapi.json")).json()["paths"]
+    jobs, direct = (
+        paths[path]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
+        for path in ("/v1/jobs", "/transcribe")
+    )
+    assert jobs.keys() == direct.keys() | {"webhook"}
+    assert jobs["webhook"]["type"] == "string"
+    assert jobs["file"]["format"] == "binary"
+
+
 async def test_jobs_survive_a_restart(make_app, make_engine, serve, wav, database, until):
     """A service that is stopped gives back what runs; the next one does it, and it counts as one attempt."""
     engine = make_engine()
@@ -233,7 +316,7 @@ async def test_jobs_survive_a_restart(make_app, make_engine, serve, wav, databas
             assert (await finished(client, job_id))["status"] == "succeeded"
 
 
-async def test_a_killed_services_jobs_are_taken_over(make_app, serve, wav, database):
+async def test_a_killed_services_jobs_are_taken_over(make_app, serve, wav, database, until):
     """A claim that nobody renews ends; a job that was claimed three times so has failed."""
     store = JobStore(database, max_jobs=9, max_bytes=10**9)
     survivor, _ = store.submit(wav(1), [], time.time())
@@ -243,10 +326,12 @@ async def test_a_killed_services_jobs_are_taken_over(make_app, serve, wav, datab
     for _ in range(3):
         assert store.claim("dead", long_ago, 0.0).id in {survivor.id, doomed.id}
     store.close()
-    async with serve(make_app(database=database)) as client:
+    app = make_app(database=database)
+    async with serve(app) as client:
         assert (await finished(client, survivor.id))["status"] == "succeeded"
         job = await finished(client, doomed.id)
         assert (job["status"], job["error"]["code"]) == ("failed", "job_abandoned")
+        await until(lambda: b'whisperloop_jobs_total{status="failed"} 1.0' in app.state.metrics.render([]))
 
 
 async def test_a_full_queue_delays_a_job(make_app, make_engine, serve, wav, database, until):
@@ -463,6 +548,30 @@ async def test_failures_and_cancellations_are_told_too(make_app, make_engine, se
         engine.gate.set()
     assert [json.loads(body)["type"] for _, body in receiver.got] == ["job.failed", "job.cancelled"]
     assert json.loads(receiver.got[0][1])["data"]["error"]["code"] == "unsupported_audio"
+
+
+async def test_a_host_that_is_no_longer_allowed_is_not_called(make_app, serve, wav, database, receiver):
+    """A job may be older than the list of hosts: its message is given up, unsent."""
+    url = f"http://{receiver.host}/"
+    store = JobStore(database, max_jobs=9, max_bytes=10**9)
+    job, _ = store.submit(wav(1), [], time.time(), webhook=url)
+    store.close()
+    async with serve(make_app(database=database, webhook_hosts="hooks.example", webhook_secret=SECRET)) as client:
+        webhook = (await told(client, job.id))["webhook"]
+    assert webhook == {"url": url, "status": "failed", "attempts": 1, "error": "not allowed"}
+    assert receiver.got == []
+
+
+async def test_a_message_that_cannot_be_made_is_given_up(make_app, serve, wav, database, receiver, caplog):
+    """A bug is an attempt that failed, and counted as one: it is not tried for ever."""
+    app = make_app(database=database, webhook_hosts=f"http://{receiver.host}", webhook_secret=SECRET)
+    async with serve(app) as client:
+        (await app.state.jobs_ready)._message = lambda _job: {"data": object()}
+        job = await told(client, (await submit(client, wav(1), webhook=f"http://{receiver.host}/")).json()["id"])
+    assert (job["webhook"]["status"], job["webhook"]["attempts"]) == ("failed", 5)
+    assert job["webhook"]["error"] == "TypeError"
+    assert "the webhook could not be sent" in caplog.text
+    assert receiver.got == []
 
 
 async def test_webhooks_that_are_refused(make_app, serve, wav, database):

@@ -208,6 +208,25 @@ def test_a_request_lasts_what_it_declared_or_what_it_brought(declared_s):
     assert job.remaining_s == max(declared_s, 9) - 4
 
 
+@pytest.mark.parametrize("declared_s", [0.0, 5.0])
+def test_what_is_decoded_again_is_work_but_no_more_audio(declared_s):
+    """It is waited for like the rest, and forgotten like the rest; what the request declared stays what it was."""
+    queue = Queue()
+    job = add(Job(declared_s), *[64] * 5)
+    queue.jobs.append(job)
+    queue.mark_decoded(queue.next_batch(lambda _: 4))
+    first, second = (Item(job, WINDOW, 64, asyncio.Future(loop=LOOP)) for _ in range(2))
+    job.add([first, second], again=True)
+    assert list(job.waiting)[:2] == [first, second]
+    assert (job.declared_s, job.remaining_s) == (declared_s, 3)
+    assert job.progress == pytest.approx(4 / 7)
+    job.withdraw(first)
+    assert (job.declared_s, job.remaining_s) == (declared_s, 2)
+    assert job.progress == pytest.approx(4 / 6)
+    queue.mark_decoded(queue.next_batch(lambda _: 8))
+    assert (job.remaining_s, job.progress) == (0, 1)
+
+
 def test_a_window_that_was_withdrawn_is_not_waited_for():
     """Neither is it decoded, nor do others count it."""
     queue = make_queue([])
