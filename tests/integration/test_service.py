@@ -123,12 +123,16 @@ def test_what_is_cut_off_is_answered_in_part(address, clip):
 
 
 def test_many_clients_get_their_own_words(address, italian):
-    """Twelve concurrent uploads each get what they get alone."""
+    """Twelve concurrent uploads each get what they get alone, greedily: a doubtful window's second try is a sample."""
     chosen = [u for u in italian if u.audio.duration < 3][:12]
     contents = [Path(u.audio.path).read_bytes() for u in chosen]
+
+    def text(content):
+        return post(address, content, language="it", guard="mark").json()["text"]
+
     with ThreadPoolExecutor(12) as pool:
-        together = list(pool.map(lambda content: post(address, content, language="it").json()["text"], contents))
-    alone = [post(address, content, language="it").json()["text"] for content in contents]
+        together = list(pool.map(text, contents))
+    alone = [text(content) for content in contents]
     # int8 activations are quantised a row at a time, so the company must not matter at all.
     assert together == alone
 
