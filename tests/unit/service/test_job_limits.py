@@ -1,7 +1,9 @@
 """Jobs are paid for by the key that handed them in."""
 
+import io
 from dataclasses import replace
 
+import av
 import pytest
 
 from service.keys import add_key
@@ -23,21 +25,33 @@ async def test_a_jobs_audio_is_charged(make_app, serve, wav, until, tmp_path):
         assert (await client.get("/version", headers=key)).status_code == 429
 
 
+def claiming(data, seconds):
+    """Return a FLAC file of a WAV file's 16 kHz audio, whose header says that it lasts longer."""
+    buffer = io.BytesIO()
+    with av.open(io.BytesIO(data)) as source, av.open(buffer, "w", format="flac") as sink:
+        stream = sink.add_stream("flac", rate=16_000, layout="mono")
+        for frame in source.decode(audio=0):
+            frame.pts = None
+            sink.mux(stream.encode(frame))
+        sink.mux(stream.encode(None))
+    written = bytearray(buffer.getvalue())
+    written[22:26] = (seconds * 16_000).to_bytes(4, "big")  # the samples of its STREAMINFO
+    return bytes(written)
+
+
 @pytest.mark.parametrize("doubtful", [False, True])
 async def test_a_job_is_charged_for_what_was_heard(make_app, make_engine, serve, wav, until, tmp_path, doubtful):
-    """Once, and neither what a header claims nor what was decoded again: not an hour, but 3 s."""
+    """Once, and neither what a header claims nor what was decoded again: not 100 s, but 3."""
     engine = make_engine()
     sure = engine._result
     engine._result = lambda window: replace(sure(window), avg_logprob=-2.0 if doubtful else -0.1)
-    data = bytearray(wav(3))
-    if not doubtful:
-        data[40:44] = (3600 * 32_000).to_bytes(4, "little")
+    data = wav(3) if doubtful else claiming(wav(3), seconds=100)
     file = tmp_path / "keys.jsonl"
     key = {"Authorization": f"Bearer {add_key(file, 'app', audio_seconds_per_day=1000)}"}
     app = make_app(engine, keys=file, database=f"sqlite:///{tmp_path}/jobs.db")
     async with serve(app) as client:
         warm = len(engine.batches)
-        job = (await client.post("/v1/jobs", files={"file": ("a", bytes(data))}, headers=key)).json()
+        job = (await client.post("/v1/jobs", files={"file": ("a", data)}, headers=key)).json()
         done = 'whisperloop_jobs_total{status="succeeded"} 1.0'
         await until(lambda: done in app.state.metrics.render([]).decode())
         assert (len(engine.batches) > warm + 1) == doubtful

@@ -254,6 +254,7 @@ async def test_who_cannot_renew_a_claim_for_long_stops(
 ):
     """Another process may have the job by then: it is begun anew."""
     monkeypatch.setattr(service.jobs.runner, "LEASE_S", 0.5)
+    monkeypatch.setattr(service.jobs.runner, "AT_ONCE", 1)
     engine = make_engine()
     app = make_app(engine, database=database)
     async with serve(app) as client:
