@@ -13,6 +13,7 @@ from starlette.datastructures import FormData
 from service.errors import ApiError
 from service.forms import File, gather, refusal
 from service.state import Loaded
+from service.upload import MAX_FILES
 from speech.engine import MAX_PROMPT_TOKENS
 from speech.guard import Guard
 from speech.subtitles import DEFAULT as LAYOUT
@@ -22,8 +23,6 @@ from speech.transcribe import Options
 
 ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt", "tsv"]
 DIARIZED = "diarized_json"
-
-MAX_FILES = 16
 
 Keyword = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^<>\r\n]*$")]
 Language = Annotated[str, Field(min_length=1, max_length=50)]
