@@ -54,8 +54,10 @@ def versions(base, clip, tmp_path_factory):
 
 @pytest.fixture
 def server(versions, free_port, tmp_path, monkeypatch):
-    """Run a service that looks at the aliases often; return its process and address."""
+    """Run a service of production alone that looks at the aliases often; return its process and address."""
     monkeypatch.setenv("WHISPERLOOP_WATCH_SECONDS", "0.2")
+    # What another test made the canary would be loaded already, and take production's place without a look at the disk.
+    monkeypatch.setenv("WHISPERLOOP_CANARY_SHARE", "0")
     with serving(versions[0].root, free_port(), tmp_path / "service.log") as running:
         yield running
 
