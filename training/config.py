@@ -5,11 +5,12 @@ The files in `training/configs/` are whole recipes. Nothing secret belongs here:
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from speech.context import MAX_POSITIONS, POSITIONS_PER_SECOND
+from training.data.sources.config import Section, Source, refuse_secrets, resolve_paths
 
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -19,32 +20,7 @@ class ConfigError(ValueError):
     """The config cannot be used; the message names the field."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class FolderSource(_Section):
-    """A folder with `metadata.csv` or `metadata.jsonl`, as in Hugging Face's audiofolder."""
-
-    kind: Literal["folder"] = "folder"
-    path: Path
-    language: str | None = None
-    """Of the clips that name none themselves."""
-    text_column: str | None = None
-    """Where the transcript is; found by its name if not said."""
-
-
-class AsteriskSource(_Section):
-    """The Asterisk telephone prompts of Debian: real voices, free licences, about 20 minutes a language."""
-
-    kind: Literal["asterisk"] = "asterisk"
-    languages: tuple[str, ...]
-
-
-Source = Annotated[FolderSource | AsteriskSource, Field(discriminator="kind")]
-
-
-class TrainingConfig(_Section):
+class TrainingConfig(Section):
     """A training run: what to start from, what to learn from, and how."""
 
     name: str = "whisper"
@@ -52,7 +28,7 @@ class TrainingConfig(_Section):
     base: str = "hub:openai/whisper-small"
     """What to start from: a reference into the registry (`whisper-base@production`) or `hub:org/name@revision`."""
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
-    """Where speech and transcripts come from; several are put together."""
+    """Where speech and transcripts come from; several are put together, by their weights (`data/mix.py`)."""
     seed: int = 1
     """Of the splits, the batches, the margins and the bootstrap."""
 
@@ -130,14 +106,16 @@ def read_config(path: Path, **overrides: Any) -> TrainingConfig:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
-    for source in content.get("sources", []):
-        if isinstance(source, dict) and isinstance(source.get("path"), str):
-            source["path"] = path.parent / source["path"]
+    resolve_paths(content, path.parent)
     return make_config(str(path), content, **overrides)
 
 
 def make_config(origin: str, content: dict[str, Any], **overrides: Any) -> TrainingConfig:
     """Validate a config, naming `origin` and the field in the error."""
+    try:
+        refuse_secrets(content)
+    except ValueError as error:
+        raise ConfigError(f"{origin}: {error}") from None
     try:
         return TrainingConfig.model_validate({**content, **{k: v for k, v in overrides.items() if v is not None}})
     except ValidationError as error:

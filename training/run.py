@@ -18,6 +18,7 @@ from speech.engine import Engine, load_engine
 from speech.tokens import WhisperTokenizer
 from training.config import TrainingConfig
 from training.data.manifest import Utterance, fingerprint, write_manifest
+from training.data.mix import mix
 from training.evaluate import (
     Hypothesis,
     Progress,
@@ -81,7 +82,7 @@ def run(
     before = measure(against, test, folder, runs / "evaluations", progress)
     say(_scores(f"{against.ref} before", before, config.seed))
 
-    tuned = fine_tune(config, base.path, data.of("train"), data.of("dev"), folder, folder)
+    tuned = fine_tune(config, base.path, mix(data.of("train"), config.seed), data.of("dev"), folder, folder)
     say(f"fine-tuned in {tuned.steps} steps; dev WER {tuned.dev['wer']:.3f}, CER {tuned.dev['cer']:.3f}")
 
     published = folder / "published.json"
