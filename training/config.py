@@ -33,7 +33,7 @@ class TrainingConfig(Section):
     """Of the splits, the batches, the margins and the bootstrap."""
 
     test_clips: Annotated[int, Field(ge=1)] | None = None
-    """Held-out clips a language, for the gate; a fifth of the clips and at most 96 if not said."""
+    """Held-out clips a language, for the gate; a fifth of those without a split and at most 96 if not said."""
     dev_clips: Annotated[int, Field(ge=1)] | None = None
     """Clips a language for choices during training; a twentieth and at most 24 if not said."""
 

@@ -1,5 +1,6 @@
 """From a config's sources to utterances with splits, and a report of what was left out and why."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,13 +77,14 @@ def prepare(config: TrainingConfig, tokenizer: WhisperTokenizer, cache: Path) ->
     for language in sorted({utterance.language for utterance in utterances}):
         if language not in tokenizer.languages:
             raise ConfigError(f"the base model knows no language {language!r}, which the data names")
-    counts = [sum(u.language == code for u in utterances) for code in {u.language for u in utterances}]
+    counts = Counter(utterance.language for utterance in utterances if utterance.split is None)
+    fewest = min(counts.values(), default=0)
     try:
         divided, leaked = split(
             utterances,
             seed=config.seed,
-            test_per_language=config.test_clips or min(MAX_TEST_CLIPS, max(1, min(counts) // TEST_SHARE)),
-            dev_per_language=config.dev_clips or min(MAX_DEV_CLIPS, max(1, min(counts) // DEV_SHARE)),
+            test_per_language=config.test_clips or min(MAX_TEST_CLIPS, max(1, fewest // TEST_SHARE)),
+            dev_per_language=config.dev_clips or min(MAX_DEV_CLIPS, max(1, fewest // DEV_SHARE)),
         )
     except ValueError as error:
         raise ConfigError(f"cannot split the data: {error}; test_clips and dev_clips set the sizes") from error

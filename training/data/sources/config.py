@@ -39,6 +39,7 @@ class FolderSource(AnySource):
 
     kind: Literal["folder"] = "folder"
     path: Path
+    """The folder; no file outside it is read."""
     language: str | None = None
     """Of the clips that name none themselves."""
     text_column: str | None = None
@@ -167,6 +168,7 @@ class AsteriskSource(AnySource):
 
     kind: Literal["asterisk"] = "asterisk"
     languages: tuple[str, ...]
+    """Codes such as `it`; Debian has en, es, fr, it and ru."""
 
 
 Source = Annotated[
