@@ -97,7 +97,7 @@ def keep_schedule(
         note()
 
     def stop(_number: int, _frame: FrameType | None) -> None:
-        for process in list(running):
+        for process in running[:]:
             with suppress(ProcessLookupError):
                 process.send_signal(signal.SIGINT)  # it saves a checkpoint first
         scheduler.shutdown(wait=False)
@@ -107,7 +107,7 @@ def keep_schedule(
         note()
         scheduler.add_job(run, trigger, max_instances=1, coalesce=True, misfire_grace_time=LATE_S)
         scheduler.start()
-        for process in list(running):
+        for process in running[:]:
             process.wait()
     finally:
         for number, handler in before.items():

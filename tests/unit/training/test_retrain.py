@@ -227,7 +227,7 @@ def test_reports_survive_a_kill(loop, monkeypatch):
 
 
 def test_reports_do_not_grow_for_ever(loop, monkeypatch):
-    """Of nights on which nothing happened, the last is kept, and of the others so many; the decision is not forgotten."""
+    """Of nights on which nothing happened, the last is kept; the decision is not forgotten, whatever came since."""
     monkeypatch.setattr(module, "KEPT_REPORTS", 3)
     folder = loop.runs / "retrain" / "whisper"
     for _ in range(5):
