@@ -14,6 +14,7 @@ from registry import Registry, RegistryError
 from speech.audio import AudioError
 from speech.engine import EngineError
 from training.command_doctor import doctor
+from training.command_status import status_command
 from training.config import ConfigError, TrainingConfig, make_config, read_config
 from training.data.manifest import ManifestError
 from training.data.report import TooManyDroppedError
@@ -40,6 +41,7 @@ USER_ERRORS = (
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
 
 app.command()(doctor)
+app.command("status")(status_command)
 
 RegistryOption = Annotated[
     Path, typer.Option("--registry", envvar="WHISPERLOOP_REGISTRY", help="Folder of the model registry.")
