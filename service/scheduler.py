@@ -26,6 +26,10 @@ logger = logging.getLogger("whisperloop.service")
 MEASURED_BATCHES = 32
 """How many of the last batches tell how fast the engine is: some seconds' worth under load."""
 
+STALE_S = 10.0
+"""How long an idle engine's speed is believed when it refuses a deadline. Who is refused measures nothing: one slow
+batch would refuse all who have a deadline for ever. What is tried in vain is stopped at its deadline."""
+
 
 class OverloadedError(Exception):
     """The queue is full.
@@ -146,6 +150,7 @@ class Scheduler:
         self._running: dict[asyncio.Task[None], list[Item]] = {}
         self._stats = Stats()
         self._measured: deque[tuple[float, float]] = deque(maxlen=MEASURED_BATCHES)  # audio and engine seconds
+        self._measured_at = -math.inf
         self._closing = False
         self._wake = asyncio.Event()
         self._workers = ThreadPoolExecutor(thread_name_prefix="engine")
@@ -210,11 +215,14 @@ class Scheduler:
             self._wake.set()  # `close` may be waiting for this request
 
     def _check_deadline(self, deadline: float, seconds: float, ahead_s: float) -> None:
-        left_s = deadline - asyncio.get_running_loop().time()
+        now = asyncio.get_running_loop().time()
+        left_s = deadline - now
         if left_s <= 0:
             raise DeadlineExceededError
         if self.speed is None:
             return  # it may well be reached: the first request of a day is not refused on a guess
+        if self.is_idle and now - self._measured_at >= STALE_S:
+            return
         own_s, expected_s = seconds / self.speed, (ahead_s + seconds) / self.speed
         if expected_s > left_s:
             raise DeadlineUnreachableError(
@@ -327,6 +335,7 @@ class Scheduler:
         )
         # Batches that run side by side take the time of one.
         self._measured.append((batch.audio_s, batch.busy_s / max(1, len(self._running))))
+        self._measured_at = asyncio.get_running_loop().time()
         stats = self._stats
         self._stats = replace(
             stats,

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -576,6 +577,26 @@ async def test_what_cannot_be_done_in_time_is_refused_at_once(engine, window, un
         film.cancel()
         await asyncio.gather(film, return_exceptions=True)
         engine.gate.set()
+
+
+async def test_an_old_measurement_refuses_nobody_for_ever(engine, window, words, monkeypatch):
+    """A slow batch makes deadlines look out of reach; an idle engine lets one be tried after a while, and is seen."""
+    async with running(engine) as scheduler:
+        transcribe = engine.transcribe
+        engine.transcribe = lambda *given: time.sleep(0.2) or transcribe(*given)
+        await decode(scheduler, window(0.1))
+        engine.transcribe = transcribe
+
+        async def ask():
+            with scheduler.admit(1, deadline=after(1)) as job:
+                return [result.text for result in await scheduler.submit(job, [window()])]
+
+        with pytest.raises(DeadlineUnreachableError):
+            await ask()
+        monkeypatch.setattr("service.scheduler.STALE_S", 0)
+        assert await ask() == [words(window().audio)]
+        monkeypatch.setattr("service.scheduler.STALE_S", 1e9)
+        assert await ask() == [words(window().audio)]
 
 
 async def test_who_is_refused_learns_the_wait(make_engine, window, until):
