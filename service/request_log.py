@@ -16,12 +16,14 @@ from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import ApiError, envelope, internal_error
+from service.errors import RETRY_SOON, ApiError, envelope, internal_error
 
 logger = logging.getLogger("whisperloop.service")
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """Ids that callers may choose: safe in a header, in a log and in a file name."""
+
+STOPPED = "This service was stopped before it was done; send it to another one."
 
 
 class RequestLog:
@@ -64,7 +66,7 @@ class RequestLog:
         except asyncio.CancelledError:
             if status or not scope["app"].state.draining:
                 raise
-            stopped = ApiError(503, "draining", "This service was stopped before it was done; send it to another one.")
+            stopped = ApiError(503, "draining", STOPPED, headers=RETRY_SOON)
             await envelope(Request(scope), stopped)(scope, receive, send_with_id)
         finally:
             answered.close()
