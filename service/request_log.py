@@ -78,9 +78,10 @@ class RequestLog:
             seconds = time.perf_counter() - started
             facts["ms"] = round(seconds * 1000)
             metrics = scope["app"].state.metrics
-            metrics.request(route, status or 499, seconds)
+            version = facts.get("model", "")
+            metrics.request(route, status or 499, version, seconds)
             if facts.get("audio_s"):
-                metrics.real_time_factor((seconds - scope["state"].get("upload_s", 0.0)) / facts["audio_s"])
+                metrics.real_time_factor(version, (seconds - scope["state"].get("upload_s", 0.0)) / facts["audio_s"])
             if "key" in facts:
                 metrics.key_request(facts["key"])
                 metrics.key_audio(facts["key"], facts.get("audio_s", 0.0))

@@ -189,7 +189,8 @@ async def queue(request: Request) -> schemas.Queue:
 @router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Tell operators how it goes, in Prometheus' text format."""
-    schedulers = {model.scheduler for place, model in request.app.state.models.serving if place.role != "shadow"}
+    models: Models = request.app.state.models
+    schedulers = {model.version.ref: model.scheduler for place, model in models.serving if place.role != "shadow"}
     return Response(request.app.state.metrics.render(schedulers), media_type=CONTENT_TYPE)
 
 
