@@ -155,7 +155,7 @@ class Metrics:
             self._stages.labels(stage).inc(time.perf_counter() - started)
 
     def request(self, path: str, status: int, version: str, seconds: float) -> None:
-        """Count an answered request; `path` is a route of ours and `version` one we serve, never what a caller wrote."""
+        """Count an answered request; `path` and `version` are of ours, never what a caller wrote."""
         self._requests.labels(path, str(status), version).inc()
         self._latency.labels(path).observe(seconds)
 

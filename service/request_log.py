@@ -77,19 +77,24 @@ class RequestLog:
             facts |= {"method": scope["method"], "path": shown, "status": status or 499}
             seconds = time.perf_counter() - started
             facts["ms"] = round(seconds * 1000)
-            metrics = scope["app"].state.metrics
-            version = facts.get("model", "")
-            metrics.request(route, status or 499, version, seconds)
-            if facts.get("audio_s"):
-                metrics.real_time_factor(version, (seconds - scope["state"].get("upload_s", 0.0)) / facts["audio_s"])
-            if "key" in facts:
-                metrics.key_request(facts["key"])
-                metrics.key_audio(facts["key"], facts.get("audio_s", 0.0))
-            if "error" in facts:
-                metrics.error(facts["error"])
+            _count(scope, route, seconds)
             # Probes come every few seconds, and would bury the rest.
             level = logging.DEBUG if path.startswith("/health/") and status < 400 else logging.INFO
             logger.log(level, "%s", json.dumps(facts))
+
+
+def _count(scope: Scope, route: str, seconds: float) -> None:
+    """Tell the metrics of a request that was answered."""
+    metrics, facts = scope["app"].state.metrics, scope["state"]["facts"]
+    version = facts.get("model", "")
+    metrics.request(route, facts["status"], version, seconds)
+    if facts.get("audio_s"):
+        metrics.real_time_factor(version, (seconds - scope["state"].get("upload_s", 0.0)) / facts["audio_s"])
+    if "key" in facts:
+        metrics.key_request(facts["key"])
+        metrics.key_audio(facts["key"], facts.get("audio_s", 0.0))
+    if "error" in facts:
+        metrics.error(facts["error"])
 
 
 def _request_id(scope: Scope) -> str:
