@@ -57,7 +57,7 @@ async def transcribe_files(request: Request, terms: OnTerms) -> Any:
         if asked.form.model:
             model = loaded(request, asked.form.model)
         served_with = means(request.app, model, terms)
-        asked, options = options_of(asked, model, task="transcribe", strict=strict)
+        asked, options = options_of(asked, model, state.settings, task="transcribe")
         tokenizer, ref = model.scheduler.engine.tokenizer, model.version.ref
 
         def answered(answer: Answer) -> schemas.Transcription:
@@ -111,7 +111,7 @@ async def _several(
 
 
 @router.post("/detect-language", responses=ERRORS, openapi_extra=form_schema(DetectForm))
-async def detect_language(request: Request, terms: OnTerms) -> schemas.LanguageDetection:
+async def detect_language(request: Request, response: Response, terms: OnTerms) -> schemas.LanguageDetection:
     """Say which language is spoken in the first 30 s of speech."""
     state = request.app.state
     model = loaded(request)  # or there is no need to read the upload
@@ -121,7 +121,8 @@ async def detect_language(request: Request, terms: OnTerms) -> schemas.LanguageD
         asked = read_detect(form)
         if asked.form.model:
             model = loaded(request, asked.form.model)
-        _, options = options_of(asked, model, task="transcribe", strict=state.settings.strict)
+        asked, options = options_of(asked, model, state.settings, task="transcribe")
+        response.headers.update(headers_of(asked))
         if options.language is not None:  # one language to choose from: how probable it is is the question
             options = replace(options, language=None, languages=(options.language,))
         work = first_result(asked.files[0].content, options, means(request.app, model, terms))
