@@ -13,6 +13,7 @@ from rich.console import Console
 from registry import Registry, RegistryError
 from speech.audio import AudioError
 from speech.engine import EngineError
+from training.command_lint import lint_command
 from training.config import ConfigError, TrainingConfig, make_config, read_config
 from training.data.manifest import ManifestError
 from training.data.report import TooManyDroppedError
@@ -80,6 +81,9 @@ def demo_command(
 
     with _interruptible():
         demo(registry, runs, port, Shell())
+
+
+app.command("lint")(lint_command)
 
 
 @contextmanager
