@@ -35,6 +35,8 @@ MIN_CHARACTERS_TO_MATCH = 8  # shorter texts resemble many
 MIN_RUN = 3
 """Words in a row that only one of transcript and hypothesis has: so many are hardly misheard."""
 
+SAME_SHARE = 0.6  # of the shorter text's words, that the longer one has, too
+
 POOR_WER = 0.5
 MAX_WER = 10.0  # a rate over nearly no words says no more than this
 
@@ -88,10 +90,10 @@ def _explain(
     sure = heard.avg_logprob >= SURE_LOGPROB
     # "seven" for "7" is a way of writing, and belongs to `style`.
     numbers = has_digits(utterance.text) != has_digits(heard.text)
-    if sure and cer >= OTHER_WORDS_CER and not numbers:
-        return "wrong_transcript", None
-    if sure and _longest_run(texts[utterance.id], hypothesis) >= MIN_RUN and not numbers:
+    if sure and not numbers and _is_part(texts[utterance.id], hypothesis):
         return "incomplete_transcript", None
+    if sure and not numbers and cer >= OTHER_WORDS_CER:
+        return "wrong_transcript", None
     return "misheard", None
 
 
@@ -108,19 +110,19 @@ def _whose(hypothesis: str, own: str, texts: Mapping[str, str]) -> str | None:
     return None if found is None else str(found[2])
 
 
-def _longest_run(reference: str, hypothesis: str) -> int:
-    """Return the most words in a row that only one of two normalised texts has."""
+def _is_part(reference: str, hypothesis: str) -> bool:
+    """Say whether one of two normalised texts has a run of words more, and the other is mostly found in it."""
     if not reference or not hypothesis:
-        return 0
-    (alignment,) = jiwer.process_words(reference, hypothesis).alignments
-    return max(
-        (
-            max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
-            for chunk in alignment
-            if chunk.type in {"insert", "delete"}
-        ),
-        default=0,
-    )
+        return False
+    (chunks,) = jiwer.process_words(reference, hypothesis).alignments
+    runs = [
+        max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
+        for chunk in chunks
+        if chunk.type in {"insert", "delete"}
+    ]
+    same = sum(chunk.ref_end_idx - chunk.ref_start_idx for chunk in chunks if chunk.type == "equal")
+    shorter = min(len(reference.split()), len(hypothesis.split()))
+    return max(runs, default=0) >= MIN_RUN and same >= SAME_SHARE * shorter
 
 
 def check_labels(suspects: Sequence[Suspect], scores: Mapping[str, BaseScore]) -> Iterator[Finding]:

@@ -6,10 +6,36 @@ import math
 import numpy as np
 import pytest
 
+from registry import Registry
 from training.data.manifest import AudioSlice, Utterance
 from training.lint.listen import Heard
 
-WORDS = ["casa", "porta", "numero", "cliente", "ufficio", "telefono", "giorno", "sera", "lettera", "messaggio", "nome", "parola", "tempo", "strada", "treno", "scuola", "libro", "tavolo", "finestra", "cortile", "fiume", "montagna", "viaggio", "amico"]
+WORDS = [
+    "casa",
+    "porta",
+    "numero",
+    "cliente",
+    "ufficio",
+    "telefono",
+    "giorno",
+    "sera",
+    "lettera",
+    "messaggio",
+    "nome",
+    "parola",
+    "tempo",
+    "strada",
+    "treno",
+    "scuola",
+    "libro",
+    "tavolo",
+    "finestra",
+    "cortile",
+    "fiume",
+    "montagna",
+    "viaggio",
+    "amico",
+]
 
 
 def make_utterance(name, text, **given):
@@ -68,3 +94,18 @@ def heard():
         return Heard(key="unused", text=text, avg_logprob=math.log(probability), no_speech_prob=0.0)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_registry(tiny, tmp_path_factory):
+    """Return a registry with the tests' Whisper of random weights as `tiny@production`: fast, and it hears nonsense."""
+    registry = Registry(tmp_path_factory.mktemp("registry"))
+    version = registry.publish("tiny", tiny.checkpoint, context={"elastic": True, "margin": 8})
+    registry.move_alias("tiny", "production", version.id, expected=None, reason="test")
+    return registry
+
+
+@pytest.fixture(scope="session")
+def tiny_version(tiny_registry):
+    """Return that version."""
+    return tiny_registry.resolve("tiny@production")
