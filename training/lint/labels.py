@@ -28,8 +28,10 @@ SURE_LOGPROB = -0.6
 UNSURE_LOGPROB = -0.8
 """Above the one, the base believes what it hears; below the other, it guesses."""
 
-SAME_TEXT = 80.0
-"""Similarity (of 100) from which a hypothesis is another clip's transcript."""
+SAME_TEXT = 80.0  # similarity of the characters, of 100
+SAME_TEXT_WER = 0.25
+"""How near a hypothesis must be to another clip's transcript to be it. Characters alone are not enough, or "voce
+disattivata" would be "voce riattivata"."""
 
 MIN_CHARACTERS_TO_MATCH = 8  # shorter texts resemble many
 MIN_RUN = 3
@@ -101,13 +103,12 @@ def _whose(hypothesis: str, own: str, texts: Mapping[str, str]) -> str | None:
     """Return the clip whose transcript this is, if it is not nearly the clip's own, too."""
     if len(hypothesis) < MIN_CHARACTERS_TO_MATCH:
         return None
-    found = process.extractOne(
-        hypothesis,
-        {name: text for name, text in texts.items() if text != texts[own]},
-        scorer=fuzz.ratio,
-        score_cutoff=SAME_TEXT,
-    )
-    return None if found is None else str(found[2])
+    others = {name: text for name, text in texts.items() if text != texts[own]}
+    nearest = process.extractOne(hypothesis, others, scorer=fuzz.ratio, score_cutoff=SAME_TEXT)
+    if nearest is None:
+        return None
+    words = word_errors(nearest[0], hypothesis)
+    return str(nearest[2]) if words.errors <= SAME_TEXT_WER * words.reference else None
 
 
 def _is_part(reference: str, hypothesis: str) -> bool:

@@ -46,7 +46,7 @@ ul.findings { list-style: none; padding: 0; }
 .tag { font: .8rem/1 ui-monospace, monospace; padding: .2rem .4rem; border-radius: .3rem; border: 1px solid; }
 .error .tag { color: var(--bad); } .warning .tag { color: var(--warn); } .clip.label .tag { color: var(--bad); }
 .ids { font: .8rem ui-monospace, monospace; opacity: .8; overflow-wrap: anywhere; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
+.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; margin-bottom: .8rem; }
 td, th { padding: .25rem .7rem .25rem 0; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap; }
 td.n { text-align: right; font-variant-numeric: tabular-nums; }
 .clip p { margin: .35rem 0; overflow-wrap: anywhere; } .clip audio { width: 100%; max-width: 30rem; height: 2.5rem; }

@@ -49,6 +49,13 @@ def test_exchanged_transcripts_are_told_even_if_the_base_hesitates(utterance, he
     }
 
 
+def test_the_opposite_is_no_match(utterance, heard):
+    """Two letters tell "disattivata" from "riattivata": a text is another clip's by its words, too."""
+    data = [utterance("a", "Ora sei muto."), utterance("b", "voce riattivata")]
+    (found,) = suspects_of(data, {"a": heard("voce disattivata.", 0.8)})
+    assert (found.kind, found.heard_elsewhere) == ("wrong_transcript", None)
+
+
 def test_a_short_word_is_nobody_elses_transcript(utterance, heard):
     """Single words are heard by chance."""
     data = [utterance("a", "Ufficio postale centrale."), utterance("b", "Ciao.")]
