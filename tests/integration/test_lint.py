@@ -22,7 +22,7 @@ FOREIGN = (
 
 @pytest.mark.full
 def test_planted_label_errors_are_found_among_real_speech(italian, base, tmp_path):
-    """Of 12 exchanged and 6 foreign transcripts among 60, nearly all come first on the list, and few others are accused."""
+    """Of 12 exchanged and 6 foreign transcripts among 60, nearly all come first, and few others are accused."""
     usual = [u for u in italian if 2.5 <= u.audio.duration <= 5.0]
     clips = [u.model_copy(update={"split": "test"}) for u in usual[:: max(1, len(usual) // N_CLIPS)][:N_CLIPS]]
     swapped = {}
@@ -40,10 +40,10 @@ def test_planted_label_errors_are_found_among_real_speech(italian, base, tmp_pat
     found = {s.id for s in blamed} & set(planted)
     accused = {s.id for s in blamed} - set(planted)
     exchanged = [s for s in blamed if s.id in swapped and s.kind == "mispaired"]
-    print(f"found {len(found)} of {len(planted)}; {len(exchanged)} as exchanged; accused besides: {sorted(accused)}")
-    assert len(found) >= 0.85 * len(planted)
-    assert len(accused) <= 0.1 * len(data)
-    assert len({s.id for s in report.suspects[: len(planted)]} & set(planted)) >= 0.8 * len(planted)
+    outcome = f"found {len(found)} of {len(planted)}; {len(exchanged)} as exchanged; accused: {sorted(accused)}"
+    assert len(found) >= 0.85 * len(planted), outcome
+    assert len(accused) <= 0.1 * len(data), outcome
+    assert len({s.id for s in report.suspects[: len(planted)]} & set(planted)) >= 0.8 * len(planted), outcome
     for suspect in exchanged:
         elsewhere = next(u for u in data if u.id == suspect.heard_elsewhere)
         assert elsewhere.text == next(u.text for u in clips if u.id == suspect.id)
