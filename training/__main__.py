@@ -14,6 +14,7 @@ from registry import Registry, RegistryError
 from speech.audio import AudioError
 from speech.engine import EngineError
 from training.command_doctor import doctor
+from training.command_lint import lint_command
 from training.command_status import status_command
 from training.config import ConfigError, TrainingConfig, make_config, read_config
 from training.data.manifest import ManifestError
@@ -85,6 +86,9 @@ def demo_command(
 
     with _interruptible():
         demo(registry, runs, port, Shell())
+
+
+app.command("lint")(lint_command)
 
 
 @contextmanager
