@@ -121,6 +121,7 @@ def fine_tune(
 
     # Choose
     scores = _last_scores(trainer) or trainer.evaluate()
+    trainer.accelerator.wait_for_everyone()  # the first process writes the weights, all of them read
     chosen = selection.chosen()
     weights = mean_weights([snapshot.path for snapshot in chosen])
 
@@ -174,6 +175,7 @@ def _arguments(config: TrainingConfig, run: Path, *, bf16: bool) -> Seq2SeqTrain
         save_steps=config.save_steps,
         save_total_limit=2,
         logging_steps=5,
+        logging_nan_inf_filter=False,  # it would put the last finite loss in place of one that must end the run
         report_to=[],  # TensorBoard has a callback of its own, with a folder that outlives the checkpoints
         predict_with_generate=True,
         remove_unused_columns=False,

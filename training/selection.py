@@ -4,7 +4,6 @@
 other way round. Kept apart from Trainer's checkpoints, which it deletes by rules of its own.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -85,11 +84,7 @@ def write_snapshot(folder: Path, step: int, wer: float, weights: Weights) -> Non
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step}.safetensors"
     temporary = path.with_suffix(".tmp")
-    # Tied weights share memory, which safetensors refuses: proj_out is the token embedding.
-    distinct = {name: tensor.clone() for name, tensor in weights.items()}
-    save_file(distinct, temporary, metadata={"wer": repr(wer)})
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
+    save_file(weights, temporary, metadata={"wer": repr(wer)})
     temporary.replace(path)
 
 

@@ -166,3 +166,12 @@ def test_a_shipped_recipe_trains(path, tiny, clips, tmp_path):
     before, after = (load_file(folder / "model.safetensors") for folder in (tiny.checkpoint, result.checkpoint))
     assert before.keys() == after.keys()
     assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_failure_24_a_loss_that_is_no_number_ends_the_run(tiny, clips, short_config, tmp_path):
+    """A learning rate that blows the weights up is named as the cause, and no checkpoint of them is the result."""
+    spoken, dev, root = clips
+    settings = short_config(learning_rate=1e30, max_steps=20, eval_steps=20, save_steps=20)
+    with pytest.raises(FloatingPointError, match="lower the learning rate"):
+        fine_tune(settings, tiny.checkpoint, spoken, dev, root, tmp_path)
+    assert not (tmp_path / "finetuned.json").exists()

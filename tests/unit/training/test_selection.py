@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from transformers import TrainerControl, TrainerState
 
 from training.finetune import fine_tune
 from training.selection import SelectionCallback, mean_weights, since_improvement, snapshots, write_snapshot
@@ -49,6 +50,15 @@ def test_a_snapshot_cut_short_is_no_snapshot(tmp_path):
     """What a killed run left half written is not looked at."""
     (tmp_path / "step-5.tmp").write_bytes(b"half")
     assert snapshots(tmp_path) == []
+
+
+def test_a_resumed_run_forgets_what_came_after(tmp_path):
+    """What an interrupted run had kept beyond the checkpoint that is gone on from is not chosen from."""
+    for step in (10, 20, 30):
+        write_snapshot(tmp_path, step, 0.5 - step / 100, {"w": torch.zeros(1)})
+    callback = SelectionCallback(tmp_path, dict, select="best", count=1, patience=None, min_delta=0.0)
+    callback.on_train_begin(None, TrainerState(global_step=20, is_world_process_zero=True), TrainerControl())
+    assert sorted(one.step for one in snapshots(tmp_path)) == [10, 20]
 
 
 class Recorded:
@@ -102,6 +112,40 @@ def test_the_mean_of_the_last_is_the_result(tiny, noise_clips, short_config, tmp
     mean = {name: (recorded.weights[2][name] + tensor) / 2 for name, tensor in recorded.weights[3].items()}
     for name, tensor in load(result).items():
         torch.testing.assert_close(tensor, mean[name], rtol=0, atol=1e-6)
+
+
+def test_a_run_that_is_interrupted_chooses_the_same(tiny, noise_clips, short_config, tmp_path, monkeypatch):
+    """Stopped after the best weights were kept and resumed from a checkpoint before them, a run has the same result."""
+    from training import finetune
+
+    clips, root = noise_clips
+    settings = short_config(max_steps=5, eval_steps=2, save_steps=3)
+    arguments = (tiny.checkpoint, clips[:4], clips[4:5], root)
+    wers = {2: 0.5, 4: 0.2, 5: 0.3}
+
+    class Trainer(finetune.ElasticTrainer):
+        stop_at = None
+
+        def evaluate(self, *args, **kwargs):
+            self.compute_metrics = lambda _: {"wer": wers[self.state.global_step], "cer": 0.0}
+            return super().evaluate(*args, **kwargs)
+
+        def training_step(self, *args, **kwargs):
+            if self.state.global_step == self.stop_at:
+                raise InterruptedError
+            return super().training_step(*args, **kwargs)
+
+    monkeypatch.setattr(finetune, "ElasticTrainer", Trainer)
+    whole = fine_tune(settings, *arguments, tmp_path / "whole")
+    monkeypatch.setattr(Trainer, "stop_at", 4)
+    with pytest.raises(InterruptedError):
+        fine_tune(settings, *arguments, tmp_path / "stopped")
+    assert [one.step for one in snapshots(tmp_path / "stopped" / "snapshots")] == [4]
+    monkeypatch.setattr(Trainer, "stop_at", None)
+    resumed = fine_tune(settings, *arguments, tmp_path / "stopped")
+    assert (whole.selected, resumed.selected) == ((4,), (4,))
+    expected = load(whole)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in load(resumed).items())
 
 
 def test_a_run_that_no_longer_improves_stops(tiny, noise_clips, short_config, tmp_path, monkeypatch):
