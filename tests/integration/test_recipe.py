@@ -28,7 +28,7 @@ def write_folder(folder, utterances, language):
     return {"kind": "folder", "path": folder, "language": language}
 
 
-def test_a_run_rehearses_watches_and_chooses(prompts, base, registry, tmp_path):
+def test_a_run_rehearses_watches_and_chooses(prompts, registry, tmp_path):
     """Half of en is rehearsed with the base's own words, the other half watched; the version says which α was taken."""
     short = {
         language: [one for one in prompts(language) if 2 <= one.audio.duration <= 4][:24] for language in ("it", "en")
