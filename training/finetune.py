@@ -1,4 +1,4 @@
-"""Fine-tune a Whisper checkpoint on a manifest: set up, load, train, evaluate, save.
+"""Fine-tune a Whisper checkpoint on a manifest: set up, load, train, choose, evaluate, save.
 
 Reads a folder and a manifest, and writes a folder. It neither publishes nor judges: `training.run` does.
 """
@@ -21,10 +21,13 @@ from speech.checkpoint import CHECKPOINT_FILES, WEIGHTS, checkpoint_files
 from speech.encoder import make_elastic
 from speech.tokens import WhisperTokenizer
 from training import metrics
+from training.adapters import add_adapters, merged_weights, whisper_of
 from training.batches import ElasticCollator, Utterances
 from training.config import TrainingConfig
 from training.data.manifest import Utterance
+from training.selection import SelectionCallback, Weights, mean_weights
 from training.trainer import Budget, ElasticTrainer, last_checkpoint, make_compute_metrics
+from training.windows import TrainingWindows
 
 METRIC = Path(metrics.__file__).parent / "word_error_rate.py"
 
@@ -35,7 +38,9 @@ class FineTuned:
 
     checkpoint: Path
     steps: int
-    dev: dict[str, float]  # wer, cer, loss on the dev set, at the end
+    dev: dict[str, float]  # wer, cer, loss of the checkpoint on the dev set
+    selected: tuple[int, ...]  # steps whose weights it is the mean of
+    alpha: float = 1.0  # its place between the base (0) and the fine-tuned weights, see `training.interpolate`
 
 
 def fine_tune(
@@ -45,6 +50,8 @@ def fine_tune(
     dev: Sequence[Utterance],
     audio_root: Path,
     run: Path,
+    *,
+    replay: Sequence[Utterance] = (),
 ) -> FineTuned:
     """Fine-tune `base` and write the checkpoint to `run / "checkpoint"`; an interrupted run is resumed.
 
@@ -55,6 +62,7 @@ def fine_tune(
         dev: utterances for the in-loop evaluation.
         audio_root: what relative audio paths start from.
         run: folder for checkpoints, TensorBoard logs (`logs/`) and the result.
+        replay: general speech to rehearse, as much of it as the config says.
     """
     done = run / "finetuned.json"
     if done.is_file():
@@ -73,6 +81,11 @@ def fine_tune(
     )
     model.config.use_cache = False
     make_elastic(model)
+    if config.freeze_encoder:
+        model.model.encoder.requires_grad_(requires_grad=False)
+    if config.lora is not None:
+        model = add_adapters(model, config.lora, encoder=not config.freeze_encoder)
+    windows = TrainingWindows(config, train, replay, audio_root, tokenizer, model.config.num_mel_bins)
     collator = ElasticCollator(
         n_mels=model.config.num_mel_bins,
         pad_token=tokenizer.eot,
@@ -83,31 +96,63 @@ def fine_tune(
     by_length = sorted(dev, key=lambda utterance: utterance.audio.duration)
 
     # Train
+    selection = SelectionCallback(
+        run / "snapshots",
+        merged_weights,
+        select=config.select,
+        count=config.average_checkpoints,
+        patience=config.early_stopping_patience,
+        min_delta=config.early_stopping_min_delta,
+    )
     trainer = ElasticTrainer(
         tokenizer=tokenizer,
         budget=Budget(config.max_steps, config.warmup, config.time_budget_s),
         model=model,
         args=_arguments(config, run, bf16=bf16),
-        train_dataset=Utterances(train, audio_root, tokenizer),
+        train_dataset=windows,
         eval_dataset=Utterances(by_length, audio_root, tokenizer, margin=config.serving_margin),
         data_collator=collator,
-        callbacks=[TensorBoardCallback(SummaryWriter(str(run / "logs")))],
+        callbacks=[TensorBoardCallback(SummaryWriter(str(run / "logs"))), selection],
         compute_metrics=make_compute_metrics(tokenizer, evaluate.load(str(METRIC))),
     )
     resume = last_checkpoint(run / "checkpoints")
     trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    steps = trainer.state.global_step
+
+    # Choose
+    scores = _last_scores(trainer) or trainer.evaluate()
+    trainer.accelerator.wait_for_everyone()  # the first process writes the weights, all of them read
+    chosen = selection.chosen()
+    weights = mean_weights([snapshot.path for snapshot in chosen])
 
     # Evaluate
-    scores = trainer.evaluate()
+    if [snapshot.step for snapshot in chosen] != [steps]:
+        trainer.remove_callback(selection)
+        trainer.model = _with_weights(trainer.model, weights)
+        scores = trainer.evaluate()
     dev_scores = {name: float(scores[f"eval_{name}"]) for name in ("wer", "cer", "loss")}
 
     # Save
     checkpoint = run / "checkpoint"
-    save_checkpoint(trainer.model, base, checkpoint)
-    result = {"steps": trainer.state.global_step, "dev": dev_scores}
+    save_checkpoint(_with_weights(trainer.model, weights), base, checkpoint)
+    result = {"steps": steps, "dev": dev_scores, "selected": sorted(snapshot.step for snapshot in chosen)}
     done.write_text(json.dumps(result), encoding="utf-8")
-    shutil.rmtree(run / "checkpoints", ignore_errors=True)
+    for folder in ("checkpoints", "snapshots"):
+        shutil.rmtree(run / folder, ignore_errors=True)
     return _read_result(done, run)
+
+
+def _last_scores(trainer: ElasticTrainer) -> dict[str, float] | None:
+    """Return the scores of the last step if it was evaluated in the loop."""
+    last = [entry for entry in trainer.state.log_history if "eval_wer" in entry][-1:]
+    return last[0] if last and last[0]["step"] == trainer.state.global_step else None
+
+
+def _with_weights(model: Any, weights: Weights) -> WhisperForConditionalGeneration:
+    """Return the Whisper alone, without adapters, with other weights."""
+    whisper = whisper_of(model) if whisper_of(model) is model else model.unload()
+    whisper.load_state_dict(weights)
+    return whisper
 
 
 def _arguments(config: TrainingConfig, run: Path, *, bf16: bool) -> Seq2SeqTrainingArguments:
@@ -120,6 +165,8 @@ def _arguments(config: TrainingConfig, run: Path, *, bf16: bool) -> Seq2SeqTrain
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
+        activation_checkpointing=config.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},
         bf16=bf16,
         seed=config.seed,
         eval_strategy="steps",
@@ -128,6 +175,7 @@ def _arguments(config: TrainingConfig, run: Path, *, bf16: bool) -> Seq2SeqTrain
         save_steps=config.save_steps,
         save_total_limit=2,
         logging_steps=5,
+        logging_nan_inf_filter=False,  # it would put the last finite loss in place of one that must end the run
         report_to=[],  # TensorBoard has a callback of its own, with a folder that outlives the checkpoints
         predict_with_generate=True,
         remove_unused_columns=False,
@@ -168,4 +216,6 @@ def save_checkpoint(model: Any, base: Path, target: Path) -> None:
 
 def _read_result(path: Path, run: Path) -> FineTuned:
     result = json.loads(path.read_text(encoding="utf-8"))
-    return FineTuned(checkpoint=run / "checkpoint", steps=result["steps"], dev=result["dev"])
+    return FineTuned(
+        checkpoint=run / "checkpoint", steps=result["steps"], dev=result["dev"], selected=tuple(result["selected"])
+    )

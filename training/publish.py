@@ -107,9 +107,16 @@ def publish_version(
     }
     provenance = {
         "base": base.ref,
-        "config": config.model_dump(mode="json", exclude={"sources"}),
-        "sources": [source.model_dump(mode="json", exclude={"path"}) for source in config.sources],
+        "config": config.model_dump(
+            mode="json", exclude={"sources": True, "replay": True, "guards": True, "augment": {"noise_folder"}}
+        ),
+        **{
+            name: [source.model_dump(mode="json", exclude={"path"}) for source in sources]
+            for name, sources in (("sources", config.sources), ("replay", config.replay), ("guards", config.guards))
+        },
         "steps": tuned.steps,
+        "selected_steps": list(tuned.selected),
+        "alpha": tuned.alpha,
         "packages": {package: importlib.metadata.version(package) for package in PACKAGES},
         "python": platform.python_version(),
         "machine": platform.machine(),

@@ -28,7 +28,10 @@ from speech.encoder import encode
 from speech.engine import MAX_NEW_TOKENS
 from speech.engine.torch_engine import greedy
 from speech.tokens import MAX_LABEL_TOKENS, WhisperTokenizer
-from training.batches import IGNORED, Batch, Utterances
+from training.adapters import whisper_of
+from training.batches import Batch
+from training.targets import IGNORED
+from training.windows import Draw, TrainingWindows
 
 PROMPT_TOKENS = 4  # start, language, task, no timestamps
 PRINT_EVERY_S = 30.0
@@ -174,8 +177,9 @@ class LikeLengths(LengthGroupedSampler):  # type: ignore[misc]
     sees the clips in the order of the first.
     """
 
-    def __init__(self, batch_size: int, *, lengths: list[int], seed: int) -> None:
-        super().__init__(batch_size, lengths=lengths)
+    def __init__(self, batch_size: int, *, windows: TrainingWindows, seed: int) -> None:
+        super().__init__(batch_size, lengths=windows.positions(0))
+        self._windows = windows
         self._seed = seed
         self._epoch = 0
 
@@ -183,10 +187,12 @@ class LikeLengths(LengthGroupedSampler):  # type: ignore[misc]
         """Take the order of another epoch; Trainer calls this at the start of each."""
         self._epoch = epoch
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[Draw]:
         generator = torch.Generator()
         generator.manual_seed(1_000_003 * self._seed + self._epoch)
-        return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
+        lengths = self._windows.positions(self._epoch)
+        indices = get_length_grouped_indices(lengths, self.batch_size, generator=generator)
+        return (Draw(self._epoch, index) for index in indices)
 
 
 class ElasticTrainer(Seq2SeqTrainer):  # type: ignore[misc]
@@ -222,11 +228,10 @@ class ElasticTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         self._created_lr_scheduler = True
         return scheduler
 
-    def _get_train_sampler(self, train_dataset: Utterances | None = None) -> "LikeLengths":
-        dataset = train_dataset or self.train_dataset
+    def _get_train_sampler(self, train_dataset: TrainingWindows | None = None) -> "LikeLengths":
         return LikeLengths(
             self.args.train_batch_size * self.args.gradient_accumulation_steps,
-            lengths=dataset.positions(),
+            windows=train_dataset or self.train_dataset,
             seed=self.args.seed,
         )
 
@@ -246,7 +251,7 @@ class ElasticTrainer(Seq2SeqTrainer):  # type: ignore[misc]
             loss = token_mean_loss(outputs, prepared["labels"])
             if prediction_loss_only:
                 return loss, None, None
-            whisper = self.accelerator.unwrap_model(model)
+            whisper = whisper_of(self.accelerator.unwrap_model(model))
             encoded = encode(whisper.model.encoder, features)
             prompts = decoder_input_ids[:, :PROMPT_TOKENS].tolist()
             hypotheses = greedy(whisper, encoded, prompts, max_new_tokens(encoded.shape[1]), self._tokenizer)
