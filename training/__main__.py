@@ -13,6 +13,8 @@ from rich.console import Console
 from registry import Registry, RegistryError
 from speech.audio import AudioError
 from speech.engine import EngineError
+from training.command_evaluate import evaluate_command
+from training.command_gate import gate_command
 from training.config import ConfigError, TrainingConfig, make_config, read_config
 from training.data.manifest import ManifestError
 from training.data.report import TooManyDroppedError
@@ -60,13 +62,14 @@ def run_command(
 ) -> None:
     """Fine-tune on a folder or a recipe, publish the version, and promote it if the gate lets it through."""
     settings = _settings(folder, language, config, name=name, base=base, max_steps=max_steps, minutes=minutes)
+    from training.gate import exit_status
     from training.run import run  # torch takes seconds to import: not for --help, nor for a typing error
 
     shell = Shell()
     with _interruptible():
         outcome = run(settings, Registry(registry), runs, say=shell.say, progress=shell.progress)
     if not outcome.promoted:
-        raise typer.Exit(3)
+        raise typer.Exit(exit_status(outcome.verdict))
 
 
 @app.command("demo")
@@ -80,6 +83,10 @@ def demo_command(
 
     with _interruptible():
         demo(registry, runs, port, Shell())
+
+
+app.command("evaluate")(evaluate_command)
+app.command("gate")(gate_command)
 
 
 @contextmanager
