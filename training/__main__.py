@@ -1,4 +1,4 @@
-"""`python -m training`: train on your own speech, judge a version again, or run the demonstration."""
+"""`python -m training`: train on your own speech, do so by the clock, or run the demonstration."""
 
 import logging
 import sys
@@ -13,6 +13,7 @@ from rich.console import Console
 from registry import Registry, RegistryError
 from speech.audio import AudioError
 from speech.engine import EngineError
+from training.command_doctor import doctor
 from training.command_evaluate import evaluate_command
 from training.command_gate import gate_command
 from training.config import ConfigError, TrainingConfig, make_config, read_config
@@ -39,6 +40,8 @@ USER_ERRORS = (
 """What the message alone explains; anything else is a bug and shows where it happened."""
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
+
+app.command()(doctor)
 
 RegistryOption = Annotated[
     Path, typer.Option("--registry", envvar="WHISPERLOOP_REGISTRY", help="Folder of the model registry.")
