@@ -14,6 +14,8 @@ from registry import Registry, RegistryError
 from speech.audio import AudioError
 from speech.engine import EngineError
 from training.command_doctor import doctor
+from training.command_evaluate import evaluate_command
+from training.command_gate import gate_command
 from training.command_lint import lint_command
 from training.command_status import status_command
 from training.config import ConfigError, TrainingConfig, make_config, read_config
@@ -66,13 +68,14 @@ def run_command(
 ) -> None:
     """Fine-tune on a folder or a recipe, publish the version, and promote it if the gate lets it through."""
     settings = _settings(folder, language, config, name=name, base=base, max_steps=max_steps, minutes=minutes)
+    from training.gate import exit_status
     from training.run import run  # torch takes seconds to import: not for --help, nor for a typing error
 
     shell = Shell()
     with _interruptible():
         outcome = run(settings, Registry(registry), runs, say=shell.say, progress=shell.progress)
     if not outcome.promoted:
-        raise typer.Exit(3)
+        raise typer.Exit(exit_status(outcome.verdict))
 
 
 @app.command("demo")
@@ -89,6 +92,8 @@ def demo_command(
 
 
 app.command("lint")(lint_command)
+app.command("evaluate")(evaluate_command)
+app.command("gate")(gate_command)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from speech.context import MAX_POSITIONS, POSITIONS_PER_SECOND
+from training.rules import Rules
 
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -181,6 +182,9 @@ class TrainingConfig(_Section):
     """Share of the batches that are padded to 30 s, so that the model stays able to take a full window."""
     serving_margin_s: Annotated[float, Field(ge=0, le=30)] = 0.64
     """Margin with which the version is evaluated, judged and served; more gained nothing (docs/experiments.md)."""
+
+    gate: Rules = Rules()
+    """The least gain, and what may be lost elsewhere; `training/rules.py` documents each."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
