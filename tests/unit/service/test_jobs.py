@@ -156,6 +156,13 @@ async def test_what_cannot_be_a_job_is_refused_now(make_app, serve, wav, databas
         assert not app.state.jobs_ready.result().store.exists
 
 
+async def test_a_job_has_no_deadline(make_app, serve, wav, database):
+    """One that was asked for is refused, as it would be ignored in silence."""
+    async with serve(make_app(database=database)) as client:
+        response = await submit(client, wav(1), headers={"X-Deadline-Ms": "1000"})
+        check(response, 400, "unsupported_parameter", "X-Deadline-Ms")
+
+
 async def test_a_job_that_fails_says_why(make_app, serve, engine, wav, database, until):
     """Audio that cannot be decoded, or not transcribed: the error is the one that a request would have had."""
     app = make_app(database=database)
