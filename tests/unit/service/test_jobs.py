@@ -176,7 +176,7 @@ async def test_a_job_that_fails_says_why(make_app, serve, engine, wav, database,
         assert job["error"]["code"] == "decoding_failed"
         assert "secret" not in json.dumps(job)
         # It is counted when it is written down, which a poll may see first.
-        await until(lambda: b'whisperloop_jobs_total{status="failed"} 2.0' in app.state.metrics.render([]))
+        await until(lambda: b'whisperloop_jobs_total{status="failed"} 2.0' in app.state.metrics.render({}))
 
 
 @pytest.mark.parametrize("end", ["cancel", "delete"])
@@ -339,7 +339,7 @@ async def test_a_killed_services_jobs_are_taken_over(make_app, serve, wav, datab
         assert (await finished(client, survivor.id))["status"] == "succeeded"
         job = await finished(client, doomed.id)
         assert (job["status"], job["error"]["code"]) == ("failed", "job_abandoned")
-        await until(lambda: b'whisperloop_jobs_total{status="failed"} 1.0' in app.state.metrics.render([]))
+        await until(lambda: b'whisperloop_jobs_total{status="failed"} 1.0' in app.state.metrics.render({}))
 
 
 async def test_a_full_queue_delays_a_job(make_app, make_engine, serve, wav, database, until):
