@@ -32,7 +32,7 @@ from speech.scores import (
 )
 from speech.text import NORMALIZER_VERSION
 from training.evaluate import BlockKind, Bounds, Hypothesis, blocks_of, by_language
-from training.guards import Measured, letters, letters_a_minute
+from training.guards import Measured, letters
 from training.refusals import of_hypotheses
 from training.rules import Rules
 
@@ -326,13 +326,16 @@ def _guards(
     ]
     if edges:
         found["timestamps"] = _rates("seconds by which times of words are off", edges, rules.timestamps, seed)
-    if before.sounds and after.sounds:
-        sounds = [
-            (letters(b.undetected), letters(a.undetected), b.seconds / 60, b.name)
-            for b, a in zip(before.sounds, after.sounds, strict=True)
-        ]
-        guard = _rates("letters a minute made of no speech, without voice detector", sounds, rules.non_speech, seed)
-        found["non-speech"] = guard._replace(is_sampled=False)
+    sounds = list(zip(before.sounds, after.sounds, strict=True))
+    if sounds:
+        served = [(letters(b.served), letters(a.served), b.seconds / 60, b.name) for b, a in sounds]
+        found["non-speech"] = _rates(
+            "letters a minute made of no speech, as served", served, rules.non_speech, seed
+        )._replace(is_sampled=False)
+        alone = [(letters(b.undetected), letters(a.undetected), b.seconds / 60, b.name) for b, a in sounds]
+        found["non-speech undetected"] = _rates(
+            "letters a minute made of no speech, without voice detector", alone, rules.non_speech_undetected, seed
+        )._replace(is_sampled=False)
     return found
 
 
@@ -406,24 +409,21 @@ def _notes(measured: tuple[Measured, Measured] | None) -> list[str]:
     """Say what was seen and decides nothing."""
     if measured is None:
         return ["long recordings, silence, times and other speech were not measured"]
-    before, after = measured
+    after = measured[1]
     notes = []
     if not after.guards:
         notes.append("no guard sets were given: whether other languages or other speech suffered is not known")
     if not after.long_form:
         notes.append("long recordings were not measured: the test clips of a language are less than 30 s together")
-    if before.sounds and after.sounds:
-        served = [f"{letters_a_minute(m.sounds, detector=True):.1f}" for m in measured]
-        notes.append(f"letters a minute made of no speech, with voice detector, as served: {served[0]} → {served[1]}")
     for what, seen in (
         ("language identified", [(d.detected == d.language) for m in measured for d in m.detections]),
         ("timestamp tokens given and in order", [d.timestamps for m in measured for d in m.detections]),
     ):
         if half := len(seen) // 2:
             notes.append(f"{what}: {sum(seen[:half])} → {sum(seen[half:])} of {half} clips")
-    wrong = [[sum(one.disordered + one.outside for one in m.long_form) for m in measured]]
     if after.long_form:
-        notes.append(f"times of words out of order or outside the recording: {wrong[0][0]} → {wrong[0][1]}")
+        wrong = [sum(one.disordered + one.outside for one in m.long_form) for m in measured]
+        notes.append(f"times of words out of order or outside the recording: {wrong[0]} → {wrong[1]}")
     return notes
 
 

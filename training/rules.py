@@ -19,7 +19,9 @@ class Rules(BaseModel):
     long_form: Margin = 0.02
     """The same for recordings of about five minutes."""
     non_speech: Margin = 10.0
-    """So many more letters a minute may be made up of silence, noise and tones."""
+    """So many more letters a minute may be made up of silence, noise and tones, as served: with the voice detector."""
+    non_speech_undetected: Margin = 60.0
+    """The same without the voice detector, which `vad=false` switches off: a tenth of speech."""
     timestamps: Margin = 0.1
     """So many seconds farther from the truth may the times of words be, on average."""
     worst_decile: Margin = 0.1
