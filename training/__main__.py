@@ -22,7 +22,7 @@ from training.config import ConfigError, TrainingConfig, make_config, read_confi
 from training.data.manifest import ManifestError
 from training.data.report import TooManyDroppedError
 from training.data.sources.asterisk import SourceUnavailableError
-from training.data.sources.folder import FolderError
+from training.data.sources.rows import SourceError
 from training.parity import ParityError
 from training.shell import Shell, StepError, run_command_line
 
@@ -33,7 +33,7 @@ USER_ERRORS = (
     ManifestError,
     TooManyDroppedError,
     SourceUnavailableError,
-    FolderError,
+    SourceError,
     ParityError,
     StepError,
     EngineError,

@@ -18,8 +18,9 @@ from training.config import TrainingConfig
 from training.contest import PAGE, Contest, TestSet, hold, keep, promote
 from training.data.general import with_texts
 from training.data.manifest import Utterance, write_manifest
+from training.data.mix import mix
 from training.evaluate import Hypothesis, Progress, read_hypotheses, wer_intervals
-from training.finetune import fine_tune
+from training.finetune import FineTuned, fine_tune
 from training.gate import Verdict
 from training.interpolate import choose_alpha
 from training.measure import score
@@ -95,13 +96,7 @@ def run(
     before = score(against, test, folder, runs / "evaluations", progress).hypotheses
     say(_scores(f"{against.ref} before", before, config.seed))
 
-    replay = data.replay
-    if replay and config.replay_labels == "base":
-        heard = score(base, replay, folder, runs / "evaluations", progress).hypotheses
-        replay = with_texts(replay, {hypothesis.id: hypothesis.hypothesis for hypothesis in heard})
-    tuned = fine_tune(config, base.path, data.of("train"), data.of("dev"), folder, folder, replay=replay)
-    watched = [utterance for utterance in data.guards if utterance.split == "dev"]
-    tuned = choose_alpha(config, base.path, tuned, data.of("dev"), watched, folder, say, progress)
+    tuned = _tune(config, base, data, folder, runs / "evaluations", say, progress)
     say(f"fine-tuned in {tuned.steps} steps; dev WER {tuned.dev['wer']:.3f}, CER {tuned.dev['cer']:.3f}")
 
     published = folder / "published.json"
@@ -176,6 +171,26 @@ def decide(registry: Registry, contest: Contest, data: TestSet, folder: Path, *,
     if promotes:
         promote(contest, registry, verdict_file)
     return promotes
+
+
+def _tune(
+    config: TrainingConfig,
+    base: Version,
+    data: Data,
+    folder: Path,
+    cache: Path,
+    say: Callable[[str], None],
+    progress: Progress,
+) -> FineTuned:
+    """Fine-tune, and choose how far to go from the base towards the result."""
+    replay = data.replay
+    if replay and config.replay_labels == "base":
+        heard = score(base, replay, folder, cache, progress).hypotheses
+        replay = with_texts(replay, {hypothesis.id: hypothesis.hypothesis for hypothesis in heard})
+    own, replay = mix(data.of("train"), config.seed), mix(replay, config.seed)
+    tuned = fine_tune(config, base.path, own, data.of("dev"), folder, folder, replay=replay)
+    watched = [utterance for utterance in data.guards if utterance.split == "dev"]
+    return choose_alpha(config, base.path, tuned, data.of("dev"), watched, folder, say, progress)
 
 
 def _guards_of(data: Data) -> dict[str, list[Utterance]]:

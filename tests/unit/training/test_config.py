@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 import training
-from training.config import ConfigError, FolderSource, make_config, read_config
+from training.config import ConfigError, make_config, read_config
+from training.data.sources.config import FolderSource
 
 SHIPPED = sorted((Path(training.__file__).parent / "configs").glob("*.toml"))
 SOURCE = {"kind": "folder", "path": "speech", "language": "it"}
