@@ -13,6 +13,7 @@ from rich.console import Console
 from registry import Registry, RegistryError
 from speech.audio import AudioError
 from speech.engine import EngineError
+from training.command_push import push
 from training.config import ConfigError, TrainingConfig, make_config, read_config
 from training.data.manifest import ManifestError
 from training.data.report import TooManyDroppedError
@@ -37,6 +38,7 @@ USER_ERRORS = (
 """What the message alone explains; anything else is a bug and shows where it happened."""
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
+app.command("push")(push)
 
 RegistryOption = Annotated[
     Path, typer.Option("--registry", envvar="WHISPERLOOP_REGISTRY", help="Folder of the model registry.")

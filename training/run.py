@@ -6,13 +6,12 @@ on, a run that is done is not done again. Production moves only by a passed verd
 
 import hashlib
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from registry import HubReference, Registry, Version
+from registry import Registry, Version
+from registry.importing import import_model
 from speech.context import ElasticContext
 from speech.engine import Engine, load_engine
 from speech.tokens import WhisperTokenizer
@@ -30,7 +29,6 @@ from training.finetune import fine_tune
 from training.gate import Verdict, judge
 from training.prepare import Data, prepare
 from training.publish import TEST_HYPOTHESES, publish_version
-from training.shell import StepError
 
 
 @dataclass(frozen=True)
@@ -111,13 +109,8 @@ def resolve_base(reference: str, registry: Registry, say: Callable[[str], None])
     """Find the base in the registry; a `hub:` reference is imported first, as `python -m registry import` does it."""
     if not reference.startswith("hub:"):
         return registry.resolve(reference)
-    name = HubReference.parse(reference).repo.split("/")[-1].lower()
-    say(f"importing {reference} as {name}")
-    command = [sys.executable, "-m", "registry", "import", reference, "--name", name, "--alias", "candidate"]
-    done = subprocess.run([*command, "--registry", str(registry.root)], check=False)
-    if done.returncode != 0:
-        raise StepError(f"the base {reference} could not be imported, as said above; --base names another")
-    return registry.resolve(f"{name}@candidate")
+    say(f"importing {reference}")
+    return import_model(reference, None, registry)
 
 
 def measure(
