@@ -186,7 +186,12 @@ def _production(name: str, registry: Registry) -> Version | None:
 
 
 def _key(config: TrainingConfig, base: Version, data: Data) -> str:
-    parts = [config.model_dump_json(exclude={"sources"}), base.ref, base.manifest_sha256(), data.fingerprint]
+    parts = [
+        config.model_dump_json(exclude={"sources", "licence", "price_per_hour"}),
+        base.ref,
+        base.manifest_sha256(),
+        data.fingerprint,
+    ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
