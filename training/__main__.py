@@ -17,6 +17,7 @@ from training.command_doctor import doctor
 from training.command_evaluate import evaluate_command
 from training.command_gate import gate_command
 from training.command_lint import lint_command
+from training.command_push import push
 from training.command_status import status_command
 from training.config import ConfigError, TrainingConfig, make_config, read_config
 from training.data.manifest import ManifestError
@@ -42,8 +43,8 @@ USER_ERRORS = (
 """What the message alone explains; anything else is a bug and shows where it happened."""
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
-
 app.command()(doctor)
+app.command()(push)
 app.command("status")(status_command)
 
 RegistryOption = Annotated[

@@ -82,6 +82,11 @@ class TrainingConfig(Section):
     seed: int = 1
     """Of the splits, the batches, the margins and the bootstrap."""
 
+    licence: str | None = None
+    """Of the weights that are published, as the Hub spells it (`cc-by-sa-3.0`); said on the model card."""
+    price_per_hour: Annotated[float, Field(ge=0)] | None = None
+    """What an hour of this machine costs, in any currency; `provenance.json` then says what the version cost."""
+
     test_clips: Annotated[int, Field(ge=1)] | None = None
     """Held-out clips a language, for the gate; a fifth of those without a split and at most 96 if not said."""
     dev_clips: Annotated[int, Field(ge=1)] | None = None

@@ -6,13 +6,12 @@ on, a run that is done is not done again. Production moves only by a passed verd
 
 import hashlib
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from registry import HubReference, Registry, Version
+from registry import Registry, Version
+from registry.importing import import_model
 from speech.tokens import WhisperTokenizer
 from training.config import TrainingConfig
 from training.contest import PAGE, Contest, TestSet, hold, keep, promote
@@ -26,7 +25,6 @@ from training.interpolate import choose_alpha
 from training.measure import score
 from training.prepare import Data, prepare
 from training.publish import TEST_HYPOTHESES, publish_version
-from training.shell import StepError
 
 _OUTCOMES = {
     "promote": "promoted to production",
@@ -146,13 +144,8 @@ def resolve_base(reference: str, registry: Registry, say: Callable[[str], None])
     """Find the base in the registry; a `hub:` reference is imported first, as `python -m registry import` does it."""
     if not reference.startswith("hub:"):
         return registry.resolve(reference)
-    name = HubReference.parse(reference).repo.split("/")[-1].lower()
-    say(f"importing {reference} as {name}")
-    command = [sys.executable, "-m", "registry", "import", reference, "--name", name, "--alias", "candidate"]
-    done = subprocess.run([*command, "--registry", str(registry.root)], check=False)
-    if done.returncode != 0:
-        raise StepError(f"the base {reference} could not be imported, as said above; --base names another")
-    return registry.resolve(f"{name}@candidate")
+    say(f"importing {reference}")
+    return import_model(reference, None, registry)
 
 
 def decide(registry: Registry, contest: Contest, data: TestSet, folder: Path, *, may_promote: bool = True) -> bool:
@@ -222,7 +215,7 @@ def _production(name: str, registry: Registry) -> Version | None:
 
 def _key(config: TrainingConfig, base: Version, data: Data) -> str:
     parts = [
-        config.model_dump_json(exclude={"sources", "replay", "guards", "gate"}),
+        config.model_dump_json(exclude={"sources", "replay", "guards", "gate", "licence", "price_per_hour"}),
         base.ref,
         base.manifest_sha256(),
         data.fingerprint,
