@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from registry import HubReference, Registry, Version
+from registry.files import write_atomically
 from speech.context import ElasticContext
 from speech.engine import Engine, load_engine
 from speech.tokens import WhisperTokenizer
 from training.config import TrainingConfig
 from training.data.manifest import Utterance, fingerprint, write_manifest
+from training.devices import on_all
 from training.evaluate import (
     Hypothesis,
     Progress,
@@ -81,7 +83,7 @@ def run(
     before = measure(against, test, folder, runs / "evaluations", progress)
     say(_scores(f"{against.ref} before", before, config.seed))
 
-    tuned = fine_tune(config, base.path, data.of("train"), data.of("dev"), folder, folder)
+    tuned = on_all(fine_tune, config, base.path, data.of("train"), data.of("dev"), folder, folder)
     say(f"fine-tuned in {tuned.steps} steps; dev WER {tuned.dev['wer']:.3f}, CER {tuned.dev['cer']:.3f}")
 
     published = folder / "published.json"
@@ -89,7 +91,7 @@ def run(
         version = registry.resolve(json.loads(published.read_text(encoding="utf-8"))["ref"])
     else:
         version = publish_version(config, registry, base, against, data, tuned, folder, before, say, progress)
-        published.write_text(json.dumps({"ref": version.ref}), encoding="utf-8")
+        write_atomically(published, json.dumps({"ref": version.ref}).encode())
     after = read_hypotheses(version.path / TEST_HYPOTHESES)
     say(_scores(f"{version.ref} after", after, config.seed))
 
@@ -183,7 +185,7 @@ def _against(config: TrainingConfig, registry: Registry, base: Version, folder: 
     if path.is_file():
         return registry.resolve(json.loads(path.read_text(encoding="utf-8"))["ref"])
     against = _production(config.name, registry) or base
-    path.write_text(json.dumps({"ref": against.ref}), encoding="utf-8")
+    write_atomically(path, json.dumps({"ref": against.ref}).encode())
     return against
 
 
