@@ -84,7 +84,7 @@ async def _answer(request: Request, terms: Terms, read: Callable[..., Asked], ta
         asked = read(form, strict=strict)
         model = loaded(request, asked.form.model)
         served_with = means(request.app, model, terms)
-        asked, options = options_of(asked, model, task=task, strict=strict)
+        asked, options = options_of(asked, model, state.settings, task=task)
         tokenizer = model.scheduler.engine.tokenizer
         if asked.stream:
 

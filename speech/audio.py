@@ -37,8 +37,8 @@ class AudioError(Exception):
     """The audio cannot be used.
 
     Attributes:
-        code: `empty_audio`, `unsupported_audio`, `truncated_audio`, `damaged_audio` or `audio_too_long`; from a
-            decoder in a process of its own also `undecodable_audio`.
+        code: `empty_audio`, `unsupported_audio`, `no_audio_stream`, `truncated_audio`, `damaged_audio` or
+            `audio_too_long`; from a decoder in a process of its own also `undecodable_audio`.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -153,7 +153,7 @@ def _decode_container(
     container: InputContainer, head: bytes, max_seconds: float | None
 ) -> Iterator[NDArray[np.float32]]:
     if not container.streams.audio:
-        raise AudioError("unsupported_audio", "The file holds no audio stream.")
+        raise AudioError("no_audio_stream", "The file holds no audio stream: a picture, or a video without sound.")
     stream = container.streams.audio[0]
     if stream.codec_context is None:
         raise AudioError("unsupported_audio", "The audio is in a codec that FFmpeg does not decode.")

@@ -1,4 +1,4 @@
-"""`python -m training`: train on your own speech, judge a version again, or run the demonstration."""
+"""`python -m training`: train on your own speech, do so by the clock, or run the demonstration."""
 
 import logging
 import sys
@@ -14,6 +14,9 @@ from registry import Registry, RegistryError
 from speech.audio import AudioError
 from speech.engine import EngineError
 from training.checkpoints import SaveError
+from training.command_doctor import doctor
+from training.command_lint import lint_command
+from training.command_status import status_command
 from training.config import ConfigError, TrainingConfig, make_config, read_config
 from training.data.manifest import ManifestError
 from training.data.report import TooManyDroppedError
@@ -40,6 +43,9 @@ USER_ERRORS = (
 """What the message alone explains; anything else is a bug and shows where it happened."""
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
+
+app.command()(doctor)
+app.command("status")(status_command)
 
 RegistryOption = Annotated[
     Path, typer.Option("--registry", envvar="WHISPERLOOP_REGISTRY", help="Folder of the model registry.")
@@ -87,6 +93,9 @@ def demo_command(
 
     with _interruptible():
         demo(registry, runs, port, Shell())
+
+
+app.command("lint")(lint_command)
 
 
 @contextmanager

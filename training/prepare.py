@@ -1,11 +1,13 @@
 """From a config's sources to utterances with splits, and a report of what was left out and why."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from speech.tokens import UnknownLanguageError, WhisperTokenizer
 from training.config import AsteriskSource, ConfigError, Source, TrainingConfig
+from training.data.general import divide
 from training.data.manifest import Utterance, fingerprint
 from training.data.report import DataReport, Dropped
 from training.data.sources.asterisk import fetch, read_asterisk
@@ -23,6 +25,10 @@ class Data:
     utterances: list[Utterance]
     report: DataReport
     fingerprint: str
+    replay: list[Utterance] = field(default_factory=list)
+    """General speech to rehearse."""
+    guards: list[Utterance] = field(default_factory=list)
+    """General speech to watch: its dev split in choices, its test split at the gate."""
 
     def of(self, name: str) -> list[Utterance]:
         """Return the utterances of a split."""
@@ -48,10 +54,16 @@ def prepare(config: TrainingConfig, tokenizer: WhisperTokenizer, cache: Path) ->
         for read_utterances, read_dropped in _read(source, tokenizer, cache):
             utterances += read_utterances
             dropped += read_dropped
+    general: dict[str, list[Utterance]] = {"replay": [], "guards": []}
+    for name, sources in (("replay", config.replay), ("guards", config.guards)):
+        for source in sources:
+            for read_utterances, read_dropped in _read(source, tokenizer, cache):
+                general[name] += read_utterances
+                dropped += read_dropped
     report = DataReport.of(utterances, dropped)
     report.write(cache / "last-report.json")  # also of what is refused here
     report.check()
-    for language in sorted({utterance.language for utterance in utterances}):
+    for language in sorted({utterance.language for utterance in (*utterances, *chain(*general.values()))}):
         if language not in tokenizer.languages:
             raise ConfigError(f"the base model knows no language {language!r}, which the data names")
     counts = [sum(u.language == code for u in utterances) for code in {u.language for u in utterances}]
@@ -66,7 +78,14 @@ def prepare(config: TrainingConfig, tokenizer: WhisperTokenizer, cache: Path) ->
         raise ConfigError(f"cannot split the data: {error}; test_clips and dev_clips set the sizes") from error
     if not any(utterance.split == "train" for utterance in divided):
         raise ConfigError("no clip is left to train on: lower test_clips and dev_clips, or bring more data")
-    return Data(divided, DataReport.of(divided, [*dropped, *leaked]), fingerprint(divided))
+    replay, guards = divide(
+        general["replay"], general["guards"], [u for u in divided if u.split != "train"], seed=config.seed
+    )
+    for name, wanted, there in (("replay", config.replay, replay), ("guards", config.guards, guards)):
+        if wanted and not there:
+            raise ConfigError(f"{name}: no clip is left of it: too few sentences, or all are in dev and test, too")
+    report = DataReport.of(divided, [*dropped, *leaked])
+    return Data(divided, report, fingerprint([*divided, *replay, *guards]), replay, guards)
 
 
 def _read(source: Source, tokenizer: WhisperTokenizer, cache: Path) -> Iterator[tuple[list[Utterance], list[Dropped]]]:

@@ -10,19 +10,17 @@ import platform
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import JsonValue
 
 from registry import Registry, Version
-from speech.context import ElasticContext
 from speech.convert import export_ctranslate2
 from speech.engine import load_engine
-from speech.scores import corpus_rate, difference_interval
 from speech.smoke import write_smoke_clip
 from speech.text import NORMALIZER_VERSION
 from training.card import model_card
 from training.config import TrainingConfig
+from training.context import MARGINS, Evidence, choose_context
 from training.data.manifest import Utterance, fingerprint
 from training.evaluate import (
     Hypothesis,
@@ -39,11 +37,6 @@ from training.prepare import Data
 from training.smoke import candidates, choose_smoke_clip
 
 PACKAGES = ("torch", "transformers", "ctranslate2", "tokenizers", "numpy", "jiwer")
-
-MIN_EVIDENCE_CLIPS = 16
-MAX_ELASTIC_LOSS = 0.1
-"""A version is served at its elastic context if the upper 95 % bound of what that costs in WER, on the dev set, stays
-below this. Coarse, for dev sets are small; the gate judges the result on the test set."""
 
 TEST_HYPOTHESES = "hyps/test.jsonl.gz"
 """What the version made of the test split, decoded as it is served; inside its folder."""
@@ -83,16 +76,9 @@ def publish_version(
     shutil.copytree(tuned.checkpoint, staged)
     export_ctranslate2(staged, staged / "ctranslate2")
 
-    context = ElasticContext(elastic=True, margin=config.serving_margin)
-    evidence = _context_evidence(staged, context, data.of("dev"), folder, config.seed, progress)
-    elastic = earns_elastic(evidence["clips"], evidence["difference"]["high"])
-    if not elastic:
-        context = ElasticContext()
-    say(
-        f"context: {'elastic' if elastic else '30 s'}. On {evidence['clips']} dev clips, WER is "
-        f"{evidence['wer_full']:.3f} at 30 s and {evidence['wer_elastic']:.3f} elastic; at least {MIN_EVIDENCE_CLIPS} "
-        f"clips must show that elastic costs no more than {MAX_ELASTIC_LOSS:g}"
-    )
+    evidence = _choose_context(config, staged, data.of("dev"), folder, progress)
+    context = evidence.context
+    say(evidence.describe())
     judged = [*data.of("dev"), *data.of("test")]
     with progress("comparing the export", 2 * min(len(judged), MAX_CLIPS)) as advance:
         parity = measure_parity(staged, context, judged, folder, config.seed, advance)
@@ -121,9 +107,16 @@ def publish_version(
     }
     provenance = {
         "base": base.ref,
-        "config": config.model_dump(mode="json", exclude={"sources"}),
-        "sources": [source.model_dump(mode="json", exclude={"path"}) for source in config.sources],
+        "config": config.model_dump(
+            mode="json", exclude={"sources": True, "replay": True, "guards": True, "augment": {"noise_folder"}}
+        ),
+        **{
+            name: [source.model_dump(mode="json", exclude={"path"}) for source in sources]
+            for name, sources in (("sources", config.sources), ("replay", config.replay), ("guards", config.guards))
+        },
         "steps": tuned.steps,
+        "selected_steps": list(tuned.selected),
+        "alpha": tuned.alpha,
         "packages": {package: importlib.metadata.version(package) for package in PACKAGES},
         "python": platform.python_version(),
         "machine": platform.machine(),
@@ -142,7 +135,7 @@ def publish_version(
     )
     (staged / "README.md").write_text(card, encoding="utf-8")
 
-    manifest_context: dict[str, JsonValue] = {**context.to_manifest(), "evidence": evidence}
+    manifest_context: dict[str, JsonValue] = {**context.to_manifest(), "evidence": evidence.to_manifest()}
     version = registry.publish(
         config.name,
         staged,
@@ -155,32 +148,20 @@ def publish_version(
     return version
 
 
-def earns_elastic(clips: int, upper_bound: float) -> bool:
-    """Say whether a version may be served at its elastic context.
-
-    Args:
-        clips: of the dev set.
-        upper_bound: of the 95 % interval of WER at the elastic context minus WER at 30 s.
-    """
-    return clips >= MIN_EVIDENCE_CLIPS and upper_bound <= MAX_ELASTIC_LOSS
-
-
-def _context_evidence(
-    checkpoint: Path, context: ElasticContext, dev: Sequence[Utterance], root: Path, seed: int, progress: Progress
-) -> dict[str, Any]:
-    """Return WER at 30 s and at the elastic context on the dev set, and the interval of their difference."""
-    with progress("measuring the context", 2 * len(dev)) as advance:
-        full = transcribe_utterances(load_engine(checkpoint, ElasticContext()), dev, root, advance)
-        elastic = transcribe_utterances(load_engine(checkpoint, context), dev, root, advance)
-    difference = difference_interval(
-        [h.words for h in full], [h.words for h in elastic], [h.sentence for h in full], seed=seed
-    )
-    return {
-        "clips": len(dev),
-        "wer_full": corpus_rate([h.words for h in full]),
-        "wer_elastic": corpus_rate([h.words for h in elastic]),
-        "difference": {"value": difference.value, "low": difference.low, "high": difference.high},
-    }
+def _choose_context(
+    config: TrainingConfig, checkpoint: Path, dev: Sequence[Utterance], root: Path, progress: Progress
+) -> Evidence:
+    # No margin is served that training did not show: what is shorter than the longest one was.
+    margins = [margin for margin in MARGINS if margin <= max(config.train_margins)]
+    with progress("measuring the context", (1 + len(margins)) * len(dev)) as advance:
+        return choose_context(
+            lambda context: load_engine(checkpoint, context),
+            dev,
+            root,
+            margins=margins,
+            seed=config.seed,
+            advance=advance,
+        )
 
 
 def _bounds(hypotheses: Sequence[Hypothesis], seed: int) -> dict[str, Bounds]:

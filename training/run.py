@@ -18,6 +18,7 @@ from speech.context import ElasticContext
 from speech.engine import Engine, load_engine
 from speech.tokens import WhisperTokenizer
 from training.config import TrainingConfig
+from training.data.general import with_texts
 from training.data.manifest import Utterance, fingerprint, write_manifest
 from training.devices import on_all
 from training.evaluate import (
@@ -30,6 +31,7 @@ from training.evaluate import (
 )
 from training.finetune import fine_tune
 from training.gate import Verdict, judge
+from training.interpolate import choose_alpha
 from training.prepare import Data, prepare
 from training.publish import TEST_HYPOTHESES, publish_version
 from training.shell import StepError
@@ -73,6 +75,8 @@ def run(
         say(line)
     folder = runs / "training" / f"{config.name}-{_key(config, base, data)}"
     write_manifest(folder / "manifest.jsonl", data.utterances)
+    if data.replay or data.guards:
+        write_manifest(folder / "general.jsonl", [*data.replay, *data.guards])
     data.report.write(folder / "data-report.json")
     if data.report.dropped:
         say(f"each clip that was left out, and why: {folder / 'data-report.json'}")
@@ -83,7 +87,13 @@ def run(
     before = measure(against, test, folder, runs / "evaluations", progress)
     say(_scores(f"{against.ref} before", before, config.seed))
 
-    tuned = on_all(fine_tune, config, base.path, data.of("train"), data.of("dev"), folder, folder)
+    replay = data.replay
+    if replay and config.replay_labels == "base":
+        heard = measure(base, replay, folder, runs / "evaluations", progress)
+        replay = with_texts(replay, {hypothesis.id: hypothesis.hypothesis for hypothesis in heard})
+    tuned = on_all(fine_tune, config, base.path, data.of("train"), data.of("dev"), folder, folder, replay=replay)
+    guards = [utterance for utterance in data.guards if utterance.split == "dev"]
+    tuned = choose_alpha(config, base.path, tuned, data.of("dev"), guards, folder, say, progress)
     say(f"fine-tuned in {tuned.steps} steps; dev WER {tuned.dev['wer']:.3f}, CER {tuned.dev['cer']:.3f}")
 
     published = folder / "published.json"
@@ -195,7 +205,12 @@ def _production(name: str, registry: Registry) -> Version | None:
 
 
 def _key(config: TrainingConfig, base: Version, data: Data) -> str:
-    parts = [config.model_dump_json(exclude={"sources"}), base.ref, base.manifest_sha256(), data.fingerprint]
+    parts = [
+        config.model_dump_json(exclude={"sources", "replay", "guards"}),
+        base.ref,
+        base.manifest_sha256(),
+        data.fingerprint,
+    ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 

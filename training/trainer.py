@@ -33,9 +33,12 @@ from speech.encoder import encode
 from speech.engine import MAX_NEW_TOKENS
 from speech.engine.torch_engine import greedy
 from speech.tokens import MAX_LABEL_TOKENS, WhisperTokenizer
-from training.batches import IGNORED, Batch, Utterances
+from training.adapters import whisper_of
+from training.batches import Batch
 from training.checkpoints import Checkpoint, SaveError, checkpoint_path, discard, prune, saving, seal
 from training.devices import largest, n_processes, rank, wait_for_all
+from training.targets import IGNORED
+from training.windows import Draw, TrainingWindows
 
 PROMPT_TOKENS = 4  # start, language, task, no timestamps
 PRINT_EVERY_S = 30.0
@@ -193,17 +196,17 @@ class CurvesCallback(TensorBoardCallback):  # type: ignore[misc]
         self.tb_writer.flush()
 
 
-class LikeLengths(Sampler[int]):
-    """Steps of clips of like length, in an order that follows from seed and epoch alone.
+class LikeLengths(Sampler[Draw]):
+    """Steps of windows of like length, in an order that follows from seed and epoch alone.
 
     The stock sampler draws each epoch from where the last one left its generator, so a run resumed in its second epoch
-    sees the clips in the order of the first. An epoch is made of whole steps: the last one is filled up with clips of
+    sees the windows in the order of the first. An epoch is made of whole steps: the last one is filled up with those of
     the steps before it, as any number of processes must find the same steps.
     """
 
-    def __init__(self, clips_per_step: int, *, lengths: list[int], seed: int) -> None:
-        self._clips_per_step = clips_per_step
-        self._lengths = lengths
+    def __init__(self, windows_per_step: int, *, windows: TrainingWindows, seed: int) -> None:
+        self._windows_per_step = windows_per_step
+        self._windows = windows
         self._seed = seed
         self._epoch = 0
 
@@ -212,15 +215,16 @@ class LikeLengths(Sampler[int]):
         self._epoch = epoch
 
     def __len__(self) -> int:
-        return self._clips_per_step * math.ceil(len(self._lengths) / self._clips_per_step)
+        return self._windows_per_step * math.ceil(len(self._windows) / self._windows_per_step)
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[Draw]:
         generator = torch.Generator()
         generator.manual_seed(1_000_003 * self._seed + self._epoch)
-        order = get_length_grouped_indices(self._lengths, self._clips_per_step, generator=generator)
-        whole = order[: len(order) // self._clips_per_step * self._clips_per_step]
-        filling = cycle(reversed(whole or order))
-        return iter([*order, *islice(filling, len(self) - len(order))])
+        lengths = self._windows.positions(self._epoch)
+        order = get_length_grouped_indices(lengths, self._windows_per_step, generator=generator)
+        whole = order[: len(order) // self._windows_per_step * self._windows_per_step]
+        filling = islice(cycle(reversed(whole or order)), len(self) - len(order))
+        return (Draw(self._epoch, number) for number in (*order, *filling))
 
 
 class ElasticTrainer(Seq2SeqTrainer):  # type: ignore[misc]
@@ -273,14 +277,11 @@ class ElasticTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         """Take over a run that was killed after its last step; Trainer would make one more."""
         self._load_from_checkpoint(str(finished.path))
         self.state = TrainerState.load_from_json(str(finished.path / TRAINER_STATE_NAME))
-        if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
-            self._load_best_model()
 
-    def _get_train_sampler(self, train_dataset: Utterances | None = None) -> LikeLengths:
-        dataset = train_dataset or self.train_dataset
+    def _get_train_sampler(self, train_dataset: TrainingWindows | None = None) -> LikeLengths:
         self._sampler = LikeLengths(
             self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
-            lengths=dataset.positions(),
+            windows=train_dataset or self.train_dataset,
             seed=self.args.seed,
         )
         return self._sampler
@@ -332,7 +333,7 @@ class ElasticTrainer(Seq2SeqTrainer):  # type: ignore[misc]
             loss = token_mean_loss(outputs, prepared["labels"])
             if prediction_loss_only:
                 return loss, None, None
-            whisper = self.accelerator.unwrap_model(model)
+            whisper = whisper_of(self.accelerator.unwrap_model(model))
             encoded = encode(whisper.model.encoder, features)
             prompts = decoder_input_ids[:, :PROMPT_TOKENS].tolist()
             hypotheses = greedy(whisper, encoded, prompts, max_new_tokens(encoded.shape[1]), self._tokenizer)

@@ -273,9 +273,9 @@ def _webhook(settings: Settings, given: list[str]) -> str | None:
 
 def _check(request: Request, form: FormData) -> UploadFile:
     """Return the file of a form that POST /transcribe will take; better refused now than when nobody looks."""
-    strict = request.app.state.settings.strict
-    asked = read_transcribe(form, strict=strict)
-    options_of(asked, loaded(request, asked.form.model or None), task="transcribe", strict=strict)
+    settings: Settings = request.app.state.settings
+    asked = read_transcribe(form, strict=settings.strict)
+    options_of(asked, loaded(request, asked.form.model or None), settings, task="transcribe")
     if asked.stream:
         raise ApiError(400, "invalid_value", "stream: a job's answer is there when it is done.", "stream")
     files = [file for _, file in form.multi_items() if isinstance(file, UploadFile)]

@@ -19,9 +19,9 @@ from safetensors.numpy import load_file, save_file
 from registry import Registry
 from speech.scores import corpus_rate, word_errors
 from training.config import make_config
+from training.context import MARGINS, MAX_ELASTIC_LOSS
 from training.data.manifest import fingerprint
 from training.demo import serving
-from training.publish import MAX_ELASTIC_LOSS
 from training.run import decide, measure, run
 from training.shell import Shell
 
@@ -96,7 +96,8 @@ def test_a_version_says_where_it_comes_from(outcome, noisy_registry):
     assert version.manifest.parent == noisy_registry.resolve("noisy@candidate").ref
     context = version.manifest.context
     assert context["evidence"]["clips"] == N_DEV
-    assert context["elastic"] == (context["evidence"]["difference"]["high"] <= MAX_ELASTIC_LOSS)
+    assert context["elastic"] == (context["evidence"]["ci"][1] <= MAX_ELASTIC_LOSS)
+    assert context["margin"] in ({*MARGINS} if context["elastic"] else {0})
     metrics = json.loads((version.path / "metrics.json").read_text())
     assert metrics["test"]["wer"]["it"]["value"] == pytest.approx(outcome[0].verdict.comparisons["it"].candidate.value)
     assert metrics["test"]["fingerprint"] == fingerprint(outcome[0].test)

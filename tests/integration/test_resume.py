@@ -24,6 +24,8 @@ SHORT = {
     "save_steps": 2,
     "learning_rate": 1e-3,
     "bf16": False,
+    "no_speech_share": 0.2,
+    "average_checkpoints": 2,
 }
 
 

@@ -344,4 +344,8 @@ async def test_noise_is_no_speech(make_app, serve, wav, noise, engine):
         assert (body["text"], body["no_speech"], len(engine.batches)) == ("", True, warm)
         assert (await post(client, wav(noise(5)), vad="false")).json()["text"]
     async with serve(make_app(vad=False)) as client:
-        assert (await post(client, wav(noise(5)), vad="true")).json()["text"]
+        body = (await post(client, wav(noise(5)), vad="true")).json()
+        assert body["text"]
+        assert "switched off" in body["warnings"][0]
+        detected = await post(client, wav(noise(5)), "/detect-language", vad="true")
+        assert "switched off" in detected.headers["x-whisperloop-warnings"]

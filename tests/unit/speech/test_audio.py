@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from speech.audio import SAMPLE_RATE, AudioError, declared_seconds, decode_audio, stream_audio, until_damage
 
-CODES = {"empty_audio", "unsupported_audio", "truncated_audio", "damaged_audio", "audio_too_long"}
+CODES = {"empty_audio", "unsupported_audio", "no_audio_stream", "truncated_audio", "damaged_audio", "audio_too_long"}
 SECONDS = 2.0
 
 FORMATS = {
@@ -218,8 +218,8 @@ def test_a_codec_that_nobody_knows_is_unsupported(make):
     assert code_of(wav[:tag] + b"\xee\xee" + wav[tag + 2 :]) == "unsupported_audio"
 
 
-def test_a_picture_is_unsupported():
-    """FFmpeg opens pictures; they hold no audio stream."""
+def test_a_picture_has_no_audio_stream():
+    """FFmpeg opens pictures, and videos without sound; both are told from what is no medium at all."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="image2pipe") as output:
         stream = output.add_stream("png", rate=1)
@@ -227,7 +227,7 @@ def test_a_picture_is_unsupported():
         stream.pix_fmt = "rgb24"
         output.mux([*stream.encode(av.VideoFrame(16, 16, "rgb24")), *stream.encode(None)])
     assert buffer.getvalue().startswith(b"\x89PNG")
-    assert code_of(buffer.getvalue()) == "unsupported_audio"
+    assert code_of(buffer.getvalue()) == "no_audio_stream"
 
 
 def test_a_missing_file_is_the_callers_mistake(tmp_path):
@@ -409,7 +409,7 @@ def test_what_was_heard_is_kept_and_the_damage_told(code):
     assert (raised.value, told) == (fault, [fault])
 
 
-@pytest.mark.parametrize("code", ["empty_audio", "unsupported_audio", "audio_too_long"])
+@pytest.mark.parametrize("code", ["empty_audio", "unsupported_audio", "no_audio_stream", "audio_too_long"])
 def test_what_is_no_damage_is_raised(code):
     """A film over the limit is refused, not answered in part."""
 
