@@ -13,6 +13,7 @@ from rich.console import Console
 from registry import Registry, RegistryError
 from speech.audio import AudioError
 from speech.engine import EngineError
+from training.checkpoints import SaveError
 from training.command_doctor import doctor
 from training.command_evaluate import evaluate_command
 from training.command_gate import gate_command
@@ -24,6 +25,7 @@ from training.data.manifest import ManifestError
 from training.data.report import TooManyDroppedError
 from training.data.sources.asterisk import SourceUnavailableError
 from training.data.sources.rows import SourceError
+from training.devices import follow, rank
 from training.parity import ParityError
 from training.shell import Shell, StepError, run_command_line
 
@@ -37,6 +39,7 @@ USER_ERRORS = (
     SourceError,
     ParityError,
     StepError,
+    SaveError,
     EngineError,
     FloatingPointError,
 )
@@ -69,6 +72,10 @@ def run_command(
 ) -> None:
     """Fine-tune on a folder or a recipe, publish the version, and promote it if the gate lets it through."""
     settings = _settings(folder, language, config, name=name, base=base, max_steps=max_steps, minutes=minutes)
+    if rank() > 0:  # torchrun started several: the first does all of it, the others train with it
+        with _interruptible():
+            follow()
+        return
     from training.gate import exit_status
     from training.run import run  # torch takes seconds to import: not for --help, nor for a typing error
 
@@ -102,7 +109,8 @@ def _interruptible() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted: the same command goes on from the last checkpoint")
+        if rank() == 0:
+            Console(stderr=True).print("interrupted: the same command goes on from the last checkpoint")
         raise typer.Exit(130) from None
 
 
@@ -132,7 +140,8 @@ def _settings(
 
 def main() -> None:
     """Run the command line."""
-    logging.basicConfig(level=logging.INFO, format="      %(message)s", stream=sys.stdout)
+    level = logging.INFO if rank() == 0 else logging.WARNING
+    logging.basicConfig(level=level, format="      %(message)s", stream=sys.stdout)
     for noisy in ("httpx", "datasets", "evaluate", "absl"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     run_command_line(app, "python -m training", USER_ERRORS)

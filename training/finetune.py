@@ -14,19 +14,21 @@ import evaluate
 import torch
 from torch.utils.tensorboard import SummaryWriter
 from transformers import Seq2SeqTrainingArguments, WhisperForConditionalGeneration, set_seed
-from transformers.integrations import TensorBoardCallback
 from transformers.utils.logging import disable_progress_bar
 
+from registry.files import fsync_tree, write_atomically
 from speech.checkpoint import CHECKPOINT_FILES, WEIGHTS, checkpoint_files
 from speech.encoder import make_elastic
 from speech.tokens import WhisperTokenizer
 from training import metrics
 from training.adapters import add_adapters, merged_weights, whisper_of
 from training.batches import ElasticCollator, Utterances
+from training.checkpoints import last_checkpoint, saving
 from training.config import TrainingConfig
 from training.data.manifest import Utterance
+from training.devices import divide_batch, n_processes, rank, wait_for_all
 from training.selection import SelectionCallback, Weights, mean_weights
-from training.trainer import Budget, ElasticTrainer, last_checkpoint, make_compute_metrics
+from training.trainer import Budget, CurvesCallback, ElasticTrainer, make_compute_metrics
 from training.windows import TrainingWindows
 
 METRIC = Path(metrics.__file__).parent / "word_error_rate.py"
@@ -55,6 +57,8 @@ def fine_tune(
 ) -> FineTuned:
     """Fine-tune `base` and write the checkpoint to `run / "checkpoint"`; an interrupted run is resumed.
 
+    Of several processes (`training.devices`), all call this, and the first one writes.
+
     Args:
         config: of the run.
         base: folder of a transformers checkpoint in safetensors.
@@ -63,10 +67,16 @@ def fine_tune(
         audio_root: what relative audio paths start from.
         run: folder for checkpoints, TensorBoard logs (`logs/`) and the result.
         replay: general speech to rehearse, as much of it as the config says.
+
+    Raises:
+        SaveError: the disk is full, or fails; the last whole checkpoint is kept.
+        ConfigError: the processes cannot share a batch.
+        KeyboardInterrupt: a signal came, and a checkpoint was saved.
     """
     done = run / "finetuned.json"
     if done.is_file():
         return _read_result(done, run)
+    resume = last_checkpoint(run / "checkpoints")
 
     # Set up
     set_seed(config.seed)
@@ -112,16 +122,15 @@ def fine_tune(
         train_dataset=windows,
         eval_dataset=Utterances(by_length, audio_root, tokenizer, margin=config.serving_margin),
         data_collator=collator,
-        callbacks=[TensorBoardCallback(SummaryWriter(str(run / "logs"))), selection],
+        callbacks=[*_curves(run / "logs", 0 if resume is None else resume.seal.step), selection],
         compute_metrics=make_compute_metrics(tokenizer, evaluate.load(str(METRIC))),
     )
-    resume = last_checkpoint(run / "checkpoints")
-    trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    trainer.train(resume)
     steps = trainer.state.global_step
 
     # Choose
     scores = _last_scores(trainer) or trainer.evaluate()
-    trainer.accelerator.wait_for_everyone()  # the first process writes the weights, all of them read
+    wait_for_all()  # the first process writes the weights, all of them read
     chosen = selection.chosen()
     weights = mean_weights([snapshot.path for snapshot in chosen])
 
@@ -133,13 +142,21 @@ def fine_tune(
     dev_scores = {name: float(scores[f"eval_{name}"]) for name in ("wer", "cer", "loss")}
 
     # Save
-    checkpoint = run / "checkpoint"
-    save_checkpoint(_with_weights(trainer.model, weights), base, checkpoint)
-    result = {"steps": steps, "dev": dev_scores, "selected": sorted(snapshot.step for snapshot in chosen)}
-    done.write_text(json.dumps(result), encoding="utf-8")
-    for folder in ("checkpoints", "snapshots"):
-        shutil.rmtree(run / folder, ignore_errors=True)
+    if rank() == 0:
+        with saving("the fine-tuned checkpoint", run, "the same command goes on from the last step"):
+            save_checkpoint(_with_weights(trainer.model, weights), base, run / "checkpoint")
+            fsync_tree(run / "checkpoint")
+            result = {"steps": steps, "dev": dev_scores, "selected": sorted(snapshot.step for snapshot in chosen)}
+            write_atomically(done, json.dumps(result).encode())
+    wait_for_all()
     return _read_result(done, run)
+
+
+def _curves(logs: Path, step: int) -> list[CurvesCallback]:
+    """Return what writes TensorBoard's logs; a resumed run takes back what was logged after `step`."""
+    if rank() > 0:
+        return []
+    return [CurvesCallback(SummaryWriter(str(logs), purge_step=step + 1 if step else None))]
 
 
 def _last_scores(trainer: ElasticTrainer) -> dict[str, float] | None:
@@ -156,13 +173,14 @@ def _with_weights(model: Any, weights: Weights) -> WhisperForConditionalGenerati
 
 
 def _arguments(config: TrainingConfig, run: Path, *, bf16: bool) -> Seq2SeqTrainingArguments:
-    return Seq2SeqTrainingArguments(
+    batch_size, accumulation = divide_batch(config.batch_size, config.gradient_accumulation_steps, n_processes())
+    arguments = Seq2SeqTrainingArguments(
         output_dir=str(run / "checkpoints"),
         learning_rate=config.learning_rate,
         max_steps=config.max_steps,
-        per_device_train_batch_size=config.batch_size,
+        per_device_train_batch_size=batch_size,
         per_device_eval_batch_size=config.batch_size,
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        gradient_accumulation_steps=accumulation,
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
         activation_checkpointing=config.gradient_checkpointing,
@@ -173,7 +191,7 @@ def _arguments(config: TrainingConfig, run: Path, *, bf16: bool) -> Seq2SeqTrain
         eval_steps=config.eval_steps,
         save_strategy="steps",
         save_steps=config.save_steps,
-        save_total_limit=2,
+        save_total_limit=None,  # ElasticTrainer removes old ones, once a new one is sealed
         logging_steps=5,
         logging_nan_inf_filter=False,  # it would put the last finite loss in place of one that must end the run
         report_to=[],  # TensorBoard has a callback of its own, with a folder that outlives the checkpoints
@@ -182,9 +200,12 @@ def _arguments(config: TrainingConfig, run: Path, *, bf16: bool) -> Seq2SeqTrain
         label_names=["labels"],
         dataloader_num_workers=config.dataloader_workers,
         dataloader_pin_memory=torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,
         disable_tqdm=True,  # BudgetCallback shows the time that is left of the budget, not of max_steps
         use_cpu=not torch.cuda.is_available(),
     )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # noqa: SLF001 - no DataParallel; several GPUs take several processes
+    return arguments
 
 
 def computes_in_bf16(device: str) -> bool:
@@ -215,6 +236,8 @@ def save_checkpoint(model: Any, base: Path, target: Path) -> None:
 
 
 def _read_result(path: Path, run: Path) -> FineTuned:
+    for folder in ("checkpoints", "snapshots"):
+        shutil.rmtree(run / folder, ignore_errors=True)
     result = json.loads(path.read_text(encoding="utf-8"))
     return FineTuned(
         checkpoint=run / "checkpoint", steps=result["steps"], dev=result["dev"], selected=tuple(result["selected"])

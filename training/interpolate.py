@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from registry.files import write_atomically
 from speech.checkpoint import CHECKPOINT_FILES, WEIGHTS
 from speech.context import ElasticContext
 from speech.convert import export_ctranslate2
@@ -94,7 +95,7 @@ def choose_alpha(
         choice = choose(trials, base_guards, config.guard_margin)
         shutil.rmtree(run / "alphas", ignore_errors=True)
         interpolate(base, tuned.checkpoint, choice.alpha, target)
-        record.write_text(choice.model_dump_json(indent=2), encoding="utf-8")
+        write_atomically(record, choice.model_dump_json(indent=2).encode())
     choice = Choice.model_validate_json(record.read_text(encoding="utf-8"))
     say(_describe(choice))
     taken = next(trial for trial in choice.trials if trial.alpha == choice.alpha)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from registry import Registry, Version
+from registry.files import write_atomically
 from registry.importing import import_model
 from speech.tokens import WhisperTokenizer
 from training.config import TrainingConfig
@@ -18,6 +19,7 @@ from training.contest import PAGE, Contest, TestSet, hold, keep, promote
 from training.data.general import with_texts
 from training.data.manifest import Utterance, write_manifest
 from training.data.mix import mix
+from training.devices import on_all
 from training.evaluate import Hypothesis, Progress, read_hypotheses, wer_intervals
 from training.finetune import FineTuned, fine_tune
 from training.gate import Verdict
@@ -102,7 +104,7 @@ def run(
         version = registry.resolve(json.loads(published.read_text(encoding="utf-8"))["ref"])
     else:
         version = publish_version(config, registry, base, against, data, tuned, folder, before, say, progress)
-        published.write_text(json.dumps({"ref": version.ref}), encoding="utf-8")
+        write_atomically(published, json.dumps({"ref": version.ref}).encode())
     after = read_hypotheses(version.path / TEST_HYPOTHESES)
     say(_scores(f"{version.ref} after", after, config.seed))
 
@@ -181,7 +183,7 @@ def _tune(
         heard = score(base, replay, folder, cache, progress).hypotheses
         replay = with_texts(replay, {hypothesis.id: hypothesis.hypothesis for hypothesis in heard})
     own, replay = mix(data.of("train"), config.seed), mix(replay, config.seed)
-    tuned = fine_tune(config, base.path, own, data.of("dev"), folder, folder, replay=replay)
+    tuned = on_all(fine_tune, config, base.path, own, data.of("dev"), folder, folder, replay=replay)
     watched = [utterance for utterance in data.guards if utterance.split == "dev"]
     return choose_alpha(config, base.path, tuned, data.of("dev"), watched, folder, say, progress)
 
@@ -204,7 +206,7 @@ def _against(config: TrainingConfig, registry: Registry, base: Version, folder: 
     if path.is_file():
         return registry.resolve(json.loads(path.read_text(encoding="utf-8"))["ref"])
     against = _production(config.name, registry) or base
-    path.write_text(json.dumps({"ref": against.ref}), encoding="utf-8")
+    write_atomically(path, json.dumps({"ref": against.ref}).encode())
     return against
 
 

@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from training.checkpoints import saving
+
 Weights = dict[str, Tensor]
 
 
@@ -84,8 +86,9 @@ def write_snapshot(folder: Path, step: int, wer: float, weights: Weights) -> Non
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step}.safetensors"
     temporary = path.with_suffix(".tmp")
-    save_file(weights, temporary, metadata={"wer": repr(wer)})
-    temporary.replace(path)
+    with saving(f"the weights of step {step}", folder, "the same command goes on from the last checkpoint"):
+        save_file(weights, temporary, metadata={"wer": repr(wer)})
+        temporary.replace(path)
 
 
 def snapshots(folder: Path) -> list[Snapshot]:
