@@ -4,32 +4,32 @@ Called once a run, between fine-tuning and the gate. The context that the versio
 settled here, before it is sealed.
 """
 
-import importlib.metadata
+import dataclasses
 import json
-import platform
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import JsonValue
 
-from registry import Registry, Version
-from speech.context import ElasticContext
+from registry import HubReference, Registry, RegistryError, Version
 from speech.convert import export_ctranslate2
 from speech.engine import load_engine
-from speech.scores import corpus_rate, difference_interval
+from speech.scores import Errors, rate_interval
 from speech.smoke import write_smoke_clip
 from speech.text import NORMALIZER_VERSION
-from training.card import model_card
+from training import provenance
+from training.card import Facts, Scores, model_card
 from training.config import TrainingConfig
+from training.context import MARGINS, Evidence, choose_context
+from training.curves import draw_curves, logged_seconds, read_curves
 from training.data.manifest import Utterance, fingerprint
 from training.evaluate import (
     Hypothesis,
     Progress,
-    character_rates,
+    by_language,
     transcribe_utterances,
-    wer_intervals,
     write_hypotheses,
 )
 from training.finetune import FineTuned
@@ -38,12 +38,8 @@ from training.parity import MAX_CLIPS, ParityError, measure_parity
 from training.prepare import Data
 from training.smoke import candidates, choose_smoke_clip
 
-PACKAGES = ("torch", "transformers", "ctranslate2", "tokenizers", "numpy", "jiwer")
-
-MIN_EVIDENCE_CLIPS = 16
-MAX_ELASTIC_LOSS = 0.1
-"""A version is served at its elastic context if the upper 95 % bound of what that costs in WER, on the dev set, stays
-below this. Coarse, for dev sets are small; the gate judges the result on the test set."""
+CURVES = "curves"
+"""The folder of a version that holds the pictures of its card."""
 
 TEST_HYPOTHESES = "hyps/test.jsonl.gz"
 """What the version made of the test split, decoded as it is served; inside its folder."""
@@ -78,21 +74,15 @@ def publish_version(
     Raises:
         ParityError: the export does not say what the checkpoint says.
     """
+    started = time.monotonic()
     staged = folder / "version"
     shutil.rmtree(staged, ignore_errors=True)
     shutil.copytree(tuned.checkpoint, staged)
     export_ctranslate2(staged, staged / "ctranslate2")
 
-    context = ElasticContext(elastic=True, margin=config.serving_margin)
-    evidence = _context_evidence(staged, context, data.of("dev"), folder, config.seed, progress)
-    elastic = earns_elastic(evidence["clips"], evidence["difference"]["high"])
-    if not elastic:
-        context = ElasticContext()
-    say(
-        f"context: {'elastic' if elastic else '30 s'}. On {evidence['clips']} dev clips, WER is "
-        f"{evidence['wer_full']:.3f} at 30 s and {evidence['wer_elastic']:.3f} elastic; at least {MIN_EVIDENCE_CLIPS} "
-        f"clips must show that elastic costs no more than {MAX_ELASTIC_LOSS:g}"
-    )
+    evidence = _choose_context(config, staged, data.of("dev"), folder, progress)
+    context = evidence.context
+    say(evidence.describe())
     judged = [*data.of("dev"), *data.of("test")]
     with progress("comparing the export", 2 * min(len(judged), MAX_CLIPS)) as advance:
         parity = measure_parity(staged, context, judged, folder, config.seed, advance)
@@ -109,40 +99,52 @@ def publish_version(
         after = transcribe_utterances(load_engine(staged, context), data.of("test"), folder, advance)
 
     write_hypotheses(staged / TEST_HYPOTHESES, after)
+    scores = _scores(after, config.seed)
     metrics = {
         "test": {
-            "wer": {k: bounds.model_dump() for k, bounds in _bounds(after, config.seed).items()},
-            "cer": character_rates(after),
+            "wer": {k: bounds.model_dump() for k, bounds in scores.wer.items()},
+            "cer": {k: bounds.model_dump() for k, bounds in scores.cer.items()},
+            "clips": len(after),
             "fingerprint": fingerprint(data.of("test")),
         },
         "dev": tuned.dev,
         "parity": parity.model_dump(),
         "normalizer_version": NORMALIZER_VERSION,
     }
-    provenance = {
+    logs = folder / "logs"
+    pictures = [f"{CURVES}/{name}" for name in draw_curves(read_curves(logs), staged / CURVES)]
+    seconds = {"training": logged_seconds(logs), "publishing": time.monotonic() - started}
+    origin = {
         "base": base.ref,
-        "config": config.model_dump(mode="json", exclude={"sources"}),
-        "sources": [source.model_dump(mode="json", exclude={"path"}) for source in config.sources],
-        "steps": tuned.steps,
-        "packages": {package: importlib.metadata.version(package) for package in PACKAGES},
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "command": "python -m training",
+        "against": against.ref,
+        "config": provenance.settings(config),
+        "seeds": {"config": config.seed},
+        "training": provenance.settings(dataclasses.asdict(tuned)),
+        "git": provenance.git_state(),
+        "packages": provenance.versions(),
+        "device": provenance.device(),
+        "command": provenance.command_line(),
+        **provenance.cost(seconds, config.price_per_hour),
     }
-    description = {"fingerprint": data.fingerprint, "report": data.report.model_dump(mode="json")}
-    for name, content in (("metrics", metrics), ("provenance", provenance), ("data", description)):
+    description = provenance.describe_data(data.utterances, data.report)
+    for name, content in (("metrics", metrics), ("provenance", origin), ("data", description)):
         (staged / f"{name}.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     card = model_card(
-        config,
-        base.ref,
-        data.utterances,
-        _bounds(before, config.seed),
-        _bounds(after, config.seed),
-        against.ref,
+        Facts(
+            config=config,
+            base=base.ref,
+            base_on_hub=hub_base(registry, base),
+            against=against.ref,
+            utterances=data.utterances,
+            before=_scores(before, config.seed),
+            after=scores,
+            context=context,
+            pictures=pictures,
+        )
     )
     (staged / "README.md").write_text(card, encoding="utf-8")
 
-    manifest_context: dict[str, JsonValue] = {**context.to_manifest(), "evidence": evidence}
+    manifest_context: dict[str, JsonValue] = {**context.to_manifest(), "evidence": evidence.to_manifest()}
     version = registry.publish(
         config.name,
         staged,
@@ -155,36 +157,51 @@ def publish_version(
     return version
 
 
-def earns_elastic(clips: int, upper_bound: float) -> bool:
-    """Say whether a version may be served at its elastic context.
-
-    Args:
-        clips: of the dev set.
-        upper_bound: of the 95 % interval of WER at the elastic context minus WER at 30 s.
-    """
-    return clips >= MIN_EVIDENCE_CLIPS and upper_bound <= MAX_ELASTIC_LOSS
-
-
-def _context_evidence(
-    checkpoint: Path, context: ElasticContext, dev: Sequence[Utterance], root: Path, seed: int, progress: Progress
-) -> dict[str, Any]:
-    """Return WER at 30 s and at the elastic context on the dev set, and the interval of their difference."""
-    with progress("measuring the context", 2 * len(dev)) as advance:
-        full = transcribe_utterances(load_engine(checkpoint, ElasticContext()), dev, root, advance)
-        elastic = transcribe_utterances(load_engine(checkpoint, context), dev, root, advance)
-    difference = difference_interval(
-        [h.words for h in full], [h.words for h in elastic], [h.sentence for h in full], seed=seed
-    )
-    return {
-        "clips": len(dev),
-        "wer_full": corpus_rate([h.words for h in full]),
-        "wer_elastic": corpus_rate([h.words for h in elastic]),
-        "difference": {"value": difference.value, "low": difference.low, "high": difference.high},
-    }
+def _choose_context(
+    config: TrainingConfig, checkpoint: Path, dev: Sequence[Utterance], root: Path, progress: Progress
+) -> Evidence:
+    # No margin is served that training did not show: what is shorter than the longest one was.
+    margins = [margin for margin in MARGINS if margin <= max(config.train_margins)]
+    with progress("measuring the context", (1 + len(margins)) * len(dev)) as advance:
+        return choose_context(
+            lambda context: load_engine(checkpoint, context),
+            dev,
+            root,
+            margins=margins,
+            seed=config.seed,
+            advance=advance,
+        )
 
 
-def _bounds(hypotheses: Sequence[Hypothesis], seed: int) -> dict[str, Bounds]:
-    return {
-        language: Bounds(value=interval.value, low=interval.low, high=interval.high)
-        for language, interval in wer_intervals(hypotheses, seed).items()
-    }
+def hub_base(registry: Registry, version: Version) -> str | None:
+    """Return the Hub repository that a version comes from, through all that it was trained from; None if from none."""
+    seen: set[str] = set()
+    while version.ref not in seen:
+        seen.add(version.ref)
+        if (copy := version.copy()) is not None:
+            return copy.repo
+        try:
+            origin = json.loads((version.path / "provenance.json").read_bytes())
+        except (OSError, ValueError):
+            return None
+        source = str(origin.get("source", ""))
+        if source.startswith("hub:"):
+            return HubReference.parse(source).repo
+        if version.manifest.parent is None:
+            return None
+        try:
+            version = registry.resolve(version.manifest.parent)
+        except RegistryError:
+            return None
+    return None
+
+
+def _scores(hypotheses: Sequence[Hypothesis], seed: int) -> Scores:
+    def bounds(errors: Callable[[Hypothesis], Errors]) -> dict[str, Bounds]:
+        found = {}
+        for language, group in by_language(hypotheses).items():
+            interval = rate_interval([errors(h) for h in group], [h.sentence for h in group], seed=seed)
+            found[language] = Bounds(value=interval.value, low=interval.low, high=interval.high)
+        return found
+
+    return Scores(wer=bounds(lambda h: h.words), cer=bounds(lambda h: h.characters))

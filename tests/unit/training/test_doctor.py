@@ -1,0 +1,125 @@
+"""What the doctor looks at, what it finds wrong, and that it says how to mend it."""
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from registry import Registry
+from training import doctor
+from training.doctor import examine
+
+ROOT = Path(__file__).parents[3]
+INSTALLED = {"transformers": "5.23.1", "torch": "2.14.1+cu130", "datasets": "5.2.0"}
+
+
+def test_this_machine_can_train(tmp_path):
+    """Nothing that the tests need is an error, each finding says what was found, and each fault how to mend it."""
+    findings = examine(tmp_path / "registry", tmp_path / "runs")
+    assert [finding for finding in findings if finding.state == "error"] == []
+    assert all(finding.found for finding in findings)
+    assert all(finding.mend for finding in findings if finding.state != "ok")
+    assert list(tmp_path.iterdir()) == []  # it changes nothing
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "says"),
+    [
+        ("transformers", "4.57.1", "too old: transformers 4.57.1 (at least 5.3)"),
+        ("torch", "2.9.1", "too old: torch 2.9.1 (at least 2.10)"),
+        ("datasets", None, "missing: datasets"),
+    ],
+)
+def test_packages_that_are_missing_or_old(name, version, says):
+    """By name and version, with the command that installs them."""
+
+    def installed(asked):
+        found = version if asked == name else INSTALLED[asked]
+        if found is None:
+            raise importlib.metadata.PackageNotFoundError(asked)
+        return found
+
+    finding = doctor.packages(installed)
+    assert (finding.state, finding.found) == ("error", says)
+    assert "pip install" in finding.mend
+
+
+@pytest.mark.parametrize(("gigabytes", "state"), [(3.9, "error"), (4.1, "warning"), (8.1, "ok")])
+def test_memory(gigabytes, state):
+    """Too little for any training, enough for a small base, enough."""
+    assert doctor.memory(lambda: gigabytes).state == state
+
+
+@pytest.mark.parametrize(("gigabytes", "state"), [(4.9, "error"), (5.1, "warning"), (20.1, "ok")])
+def test_disk(tmp_path, gigabytes, state):
+    """Of the disk that the folder will be on, though it is not there yet."""
+    asked = []
+    finding = doctor.disk(tmp_path / "not" / "yet", lambda path: asked.append(path) or int(gigabytes * 1e9))
+    assert (finding.state, asked) == (state, [tmp_path])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_to(tmp_path):
+    """With who to ask."""
+    tmp_path.chmod(0o500)
+    finding = doctor.writable("runs", tmp_path / "runs")
+    assert finding.state == "error"
+    assert "--runs" in finding.mend
+
+
+def test_a_file_where_a_folder_should_be(tmp_path):
+    """It cannot hold runs."""
+    (tmp_path / "runs").write_text("")
+    assert doctor.writable("runs", tmp_path / "runs").state == "error"
+
+
+def test_an_alias_of_nothing(tmp_path):
+    """A registry whose production is gone is found before a night's training is."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "config.json").write_text("{}")
+    store = Registry(tmp_path / "registry")
+    version = store.publish("whisper", source, context={"elastic": False, "margin": 0})
+    store.move_alias("whisper", "production", version.id, expected=None, reason="test")
+    assert doctor.versions(store.root).found == "1 models, 1 aliases"
+    (version.path / "manifest.json").unlink()
+    finding = doctor.versions(store.root)
+    assert (finding.state, version.id in finding.found) == ("error", True)
+    assert "rollback" in finding.mend
+
+
+def test_threads_that_are_held_back(monkeypatch):
+    """A variable of a container or a shell profile that leaves cores idle is named with its value."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    assert doctor.threads().found == "OMP_NUM_THREADS=1 on 8 cores"
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    assert doctor.threads().state == "ok"
+
+
+def test_a_token_is_not_shown(monkeypatch):
+    """That there is one is all that is said."""
+    monkeypatch.setenv("HF_TOKEN", "hf_secretsecretsecret")
+    finding = doctor.hub_login()
+    assert (finding.state, finding.found) == ("ok", "a token is there")
+
+
+def run(*arguments):
+    """Run the command."""
+    command = [sys.executable, "-m", "training", "doctor", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+def test_the_command(tmp_path):
+    """A line a finding; with --json, all of it; status 1 where something stands in the way."""
+    (tmp_path / "file").write_text("")
+    broken = run("--runs", tmp_path / "file", "--registry", tmp_path, "--json")
+    assert broken.returncode == 1
+    found = {finding["what"]: finding for finding in json.loads(broken.stdout)}
+    assert found["Folder runs"]["state"] == "error"
+    assert found["Python"]["state"] == "ok"
