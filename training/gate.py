@@ -32,7 +32,7 @@ from speech.scores import (
 )
 from speech.text import NORMALIZER_VERSION
 from training.evaluate import BlockKind, Bounds, Hypothesis, blocks_of, by_language
-from training.guards import Measured, letters
+from training.guards import Measured, Part, letters
 from training.refusals import of_hypotheses
 from training.rules import Rules
 
@@ -209,7 +209,7 @@ def judge(
         comparisons=comparisons,
         guards=guards,
         refusals=found,
-        notes=(*notes, *_notes(measured)),
+        notes=(*notes, *_notes(measured, has_times="timestamps" in guards)),
         more_utterances=more,
         rules=rules,
         test_fingerprint=test_fingerprint,
@@ -318,13 +318,8 @@ def _guards(
             rules.long_form,
             seed,
         )
-    edges = [
-        (was, now, 1, b.sentence)
-        for b, a in parts
-        for was, now in ((b.start_error_s, a.start_error_s), (b.end_error_s, a.end_error_s))
-        if was is not None and now is not None
-    ]
-    if edges:
+    edges = _edges(parts)
+    if len({sentence for *_, sentence in edges}) >= MIN_BLOCKS:
         found["timestamps"] = _rates("seconds by which times of words are off", edges, rules.timestamps, seed)
     sounds = list(zip(before.sounds, after.sounds, strict=True))
     if sounds:
@@ -337,6 +332,16 @@ def _guards(
             "letters a minute made of no speech, without voice detector", alone, rules.non_speech_undetected, seed
         )._replace(is_sampled=False)
     return found
+
+
+def _edges(parts: Sequence[tuple[Part, Part]]) -> list[tuple[float, float, float, str]]:
+    """Return how far off both models' times are, at each edge of a clip whose word both have heard."""
+    return [
+        (was, now, 1, b.sentence)
+        for b, a in parts
+        for was, now in ((b.start_error_s, a.start_error_s), (b.end_error_s, a.end_error_s))
+        if was is not None and now is not None
+    ]
 
 
 def _speech_guard(base: Sequence[Hypothesis], candidate: Sequence[Hypothesis], margin: float, seed: int) -> _Guard:
@@ -405,7 +410,7 @@ def _more_for_guard(guard: _Guard, difference: Interval) -> int:
     return max(1, math.ceil(max(needed, blocks)) - guard.n)
 
 
-def _notes(measured: tuple[Measured, Measured] | None) -> list[str]:
+def _notes(measured: tuple[Measured, Measured] | None, *, has_times: bool) -> list[str]:
     """Say what was seen and decides nothing."""
     if measured is None:
         return ["long recordings, silence, times and other speech were not measured"]
@@ -423,6 +428,8 @@ def _notes(measured: tuple[Measured, Measured] | None) -> list[str]:
             notes.append(f"{what}: {sum(seen[:half])} → {sum(seen[half:])} of {half} clips")
     if after.long_form:
         wrong = [sum(one.disordered + one.outside for one in m.long_form) for m in measured]
+        if not has_times:
+            notes.append("times of words were not compared: both models heard too few of the same words")
         notes.append(f"times of words out of order or outside the recording: {wrong[0]} → {wrong[1]}")
     return notes
 
