@@ -13,14 +13,19 @@ from rich.console import Console
 from registry import Registry, RegistryError
 from speech.audio import AudioError
 from speech.engine import EngineError
+from training.checkpoints import SaveError
 from training.command_doctor import doctor
 from training.command_evaluate import evaluate_command
 from training.command_gate import gate_command
+from training.command_lint import lint_command
+from training.command_push import push
+from training.command_status import status_command
 from training.config import ConfigError, TrainingConfig, make_config, read_config
 from training.data.manifest import ManifestError
 from training.data.report import TooManyDroppedError
 from training.data.sources.asterisk import SourceUnavailableError
-from training.data.sources.folder import FolderError
+from training.data.sources.rows import SourceError
+from training.devices import follow, rank
 from training.parity import ParityError
 from training.shell import Shell, StepError, run_command_line
 
@@ -31,17 +36,19 @@ USER_ERRORS = (
     ManifestError,
     TooManyDroppedError,
     SourceUnavailableError,
-    FolderError,
+    SourceError,
     ParityError,
     StepError,
+    SaveError,
     EngineError,
     FloatingPointError,
 )
 """What the message alone explains; anything else is a bug and shows where it happened."""
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
-
 app.command()(doctor)
+app.command()(push)
+app.command("status")(status_command)
 
 RegistryOption = Annotated[
     Path, typer.Option("--registry", envvar="WHISPERLOOP_REGISTRY", help="Folder of the model registry.")
@@ -65,6 +72,10 @@ def run_command(
 ) -> None:
     """Fine-tune on a folder or a recipe, publish the version, and promote it if the gate lets it through."""
     settings = _settings(folder, language, config, name=name, base=base, max_steps=max_steps, minutes=minutes)
+    if rank() > 0:  # torchrun started several: the first does all of it, the others train with it
+        with _interruptible():
+            follow()
+        return
     from training.gate import exit_status
     from training.run import run  # torch takes seconds to import: not for --help, nor for a typing error
 
@@ -88,6 +99,7 @@ def demo_command(
         demo(registry, runs, port, Shell())
 
 
+app.command("lint")(lint_command)
 app.command("evaluate")(evaluate_command)
 app.command("gate")(gate_command)
 
@@ -97,7 +109,8 @@ def _interruptible() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted: the same command goes on from the last checkpoint")
+        if rank() == 0:
+            Console(stderr=True).print("interrupted: the same command goes on from the last checkpoint")
         raise typer.Exit(130) from None
 
 
@@ -127,7 +140,8 @@ def _settings(
 
 def main() -> None:
     """Run the command line."""
-    logging.basicConfig(level=logging.INFO, format="      %(message)s", stream=sys.stdout)
+    level = logging.INFO if rank() == 0 else logging.WARNING
+    logging.basicConfig(level=level, format="      %(message)s", stream=sys.stdout)
     for noisy in ("httpx", "datasets", "evaluate", "absl"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     run_command_line(app, "python -m training", USER_ERRORS)

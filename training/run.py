@@ -6,24 +6,27 @@ on, a run that is done is not done again. Production moves only by a passed verd
 
 import hashlib
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from registry import HubReference, Registry, Version
+from registry import Registry, Version
+from registry.files import write_atomically
+from registry.importing import import_model
 from speech.tokens import WhisperTokenizer
 from training.config import TrainingConfig
 from training.contest import PAGE, Contest, TestSet, hold, keep, promote
+from training.data.general import with_texts
 from training.data.manifest import Utterance, write_manifest
+from training.data.mix import mix
+from training.devices import on_all
 from training.evaluate import Hypothesis, Progress, read_hypotheses, wer_intervals
-from training.finetune import fine_tune
+from training.finetune import FineTuned, fine_tune
 from training.gate import Verdict
+from training.interpolate import choose_alpha
 from training.measure import score
 from training.prepare import Data, prepare
 from training.publish import TEST_HYPOTHESES, publish_version
-from training.shell import StepError
 
 _OUTCOMES = {
     "promote": "promoted to production",
@@ -54,6 +57,7 @@ def run(
     progress: Progress,
     guards: Mapping[str, Sequence[Utterance]] | None = None,
     lint_errors: Sequence[str] = (),
+    may_promote: bool = True,
 ) -> Outcome:
     """Train a candidate, publish it, and promote it if the gate lets it through.
 
@@ -65,6 +69,7 @@ def run(
         progress: shows how far a stage is.
         guards: other speech on which the candidate must not be worse, by name.
         lint_errors: what lint found wrong with the data; the gate refuses with any.
+        may_promote: False leaves production alone whatever the gate says.
 
     Raises:
         RegistryError: the base or production is missing or damaged.
@@ -79,6 +84,8 @@ def run(
         say(line)
     folder = runs / "training" / f"{config.name}-{_key(config, base, data)}"
     write_manifest(folder / "manifest.jsonl", data.utterances)
+    if data.replay or data.guards:
+        write_manifest(folder / "general.jsonl", [*data.replay, *data.guards])
     data.report.write(folder / "data-report.json")
     if data.report.dropped:
         say(f"each clip that was left out, and why: {folder / 'data-report.json'}")
@@ -89,7 +96,7 @@ def run(
     before = score(against, test, folder, runs / "evaluations", progress).hypotheses
     say(_scores(f"{against.ref} before", before, config.seed))
 
-    tuned = fine_tune(config, base.path, data.of("train"), data.of("dev"), folder, folder)
+    tuned = _tune(config, base, data, folder, runs / "evaluations", say, progress)
     say(f"fine-tuned in {tuned.steps} steps; dev WER {tuned.dev['wer']:.3f}, CER {tuned.dev['cer']:.3f}")
 
     published = folder / "published.json"
@@ -97,7 +104,7 @@ def run(
         version = registry.resolve(json.loads(published.read_text(encoding="utf-8"))["ref"])
     else:
         version = publish_version(config, registry, base, against, data, tuned, folder, before, say, progress)
-        published.write_text(json.dumps({"ref": version.ref}), encoding="utf-8")
+        write_atomically(published, json.dumps({"ref": version.ref}).encode())
     after = read_hypotheses(version.path / TEST_HYPOTHESES)
     say(_scores(f"{version.ref} after", after, config.seed))
 
@@ -106,7 +113,8 @@ def run(
     measured = against
     if production is not None and production.id not in {version.id, against.id}:
         against = production
-    judged = TestSet(test, folder, guards or {}, data.of("train"), data.fingerprint)
+    seen = [*data.of("train"), *data.replay]
+    judged = TestSet(test, folder, {**_guards_of(data), **(guards or {})}, seen, data.fingerprint)
     contest = hold(
         version,
         against,
@@ -120,12 +128,14 @@ def run(
         known={measured.ref: before, version.ref: after},
         refusals=[f"lint: {error}" for error in lint_errors],
     )
-    promoted = decide(registry, contest, judged, folder)
+    promoted = decide(registry, contest, judged, folder, may_promote=may_promote)
     verdict = contest.verdict
     for line in (*verdict.reasons, *verdict.notes):
         say(line)
     if production is not None and production.id == version.id:
         say(f"{version.ref} is already in production")
+    elif verdict.passed and not promoted:
+        say(f"{version.ref} may be promoted: python -m registry alias {version.ref} production --reason …")
     else:
         say(f"{version.ref} is {_OUTCOMES[verdict.decision]}")
         say(f"each utterance, with its sound: {folder / PAGE}")
@@ -136,17 +146,12 @@ def resolve_base(reference: str, registry: Registry, say: Callable[[str], None])
     """Find the base in the registry; a `hub:` reference is imported first, as `python -m registry import` does it."""
     if not reference.startswith("hub:"):
         return registry.resolve(reference)
-    name = HubReference.parse(reference).repo.split("/")[-1].lower()
-    say(f"importing {reference} as {name}")
-    command = [sys.executable, "-m", "registry", "import", reference, "--name", name, "--alias", "candidate"]
-    done = subprocess.run([*command, "--registry", str(registry.root)], check=False)
-    if done.returncode != 0:
-        raise StepError(f"the base {reference} could not be imported, as said above; --base names another")
-    return registry.resolve(f"{name}@candidate")
+    say(f"importing {reference}")
+    return import_model(reference, None, registry)
 
 
-def decide(registry: Registry, contest: Contest, data: TestSet, folder: Path) -> bool:
-    """Keep the verdict beside the versions and in the run's folder, and move production if it passed."""
+def decide(registry: Registry, contest: Contest, data: TestSet, folder: Path, *, may_promote: bool = True) -> bool:
+    """Keep the verdict beside the versions and in the run's folder, and move production if it passed and may."""
     version = contest.candidate
     production = _production(version.name, registry)
     if production is not None and production.id == version.id:
@@ -157,9 +162,39 @@ def decide(registry: Registry, contest: Contest, data: TestSet, folder: Path) ->
         expected = None if candidate is None else candidate.version
         reason = "published by a training run"
         registry.move_alias(version.name, "candidate", version.id, expected=expected, reason=reason)
-    if contest.verdict.passed:
+    promotes = contest.verdict.passed and may_promote
+    if promotes:
         promote(contest, registry, verdict_file)
-    return contest.verdict.passed
+    return promotes
+
+
+def _tune(
+    config: TrainingConfig,
+    base: Version,
+    data: Data,
+    folder: Path,
+    cache: Path,
+    say: Callable[[str], None],
+    progress: Progress,
+) -> FineTuned:
+    """Fine-tune, and choose how far to go from the base towards the result."""
+    replay = data.replay
+    if replay and config.replay_labels == "base":
+        heard = score(base, replay, folder, cache, progress).hypotheses
+        replay = with_texts(replay, {hypothesis.id: hypothesis.hypothesis for hypothesis in heard})
+    own, replay = mix(data.of("train"), config.seed), mix(replay, config.seed)
+    tuned = on_all(fine_tune, config, base.path, own, data.of("dev"), folder, folder, replay=replay)
+    watched = [utterance for utterance in data.guards if utterance.split == "dev"]
+    return choose_alpha(config, base.path, tuned, data.of("dev"), watched, folder, say, progress)
+
+
+def _guards_of(data: Data) -> dict[str, list[Utterance]]:
+    """Return the general speech that the gate watches, by language."""
+    guards: dict[str, list[Utterance]] = {}
+    for utterance in data.guards:
+        if utterance.split == "test":
+            guards.setdefault(utterance.language, []).append(utterance)
+    return guards
 
 
 def _against(config: TrainingConfig, registry: Registry, base: Version, folder: Path) -> Version:
@@ -171,7 +206,7 @@ def _against(config: TrainingConfig, registry: Registry, base: Version, folder: 
     if path.is_file():
         return registry.resolve(json.loads(path.read_text(encoding="utf-8"))["ref"])
     against = _production(config.name, registry) or base
-    path.write_text(json.dumps({"ref": against.ref}), encoding="utf-8")
+    write_atomically(path, json.dumps({"ref": against.ref}).encode())
     return against
 
 
@@ -181,7 +216,12 @@ def _production(name: str, registry: Registry) -> Version | None:
 
 
 def _key(config: TrainingConfig, base: Version, data: Data) -> str:
-    parts = [config.model_dump_json(exclude={"sources", "gate"}), base.ref, base.manifest_sha256(), data.fingerprint]
+    parts = [
+        config.model_dump_json(exclude={"sources", "replay", "guards", "gate", "licence", "price_per_hour"}),
+        base.ref,
+        base.manifest_sha256(),
+        data.fingerprint,
+    ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
