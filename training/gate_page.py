@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from speech.audio import SAMPLE_RATE, AudioError
 from speech.scores import align
 from speech.text import normalize
+from training.curves import read_curves
 from training.data.manifest import Utterance, load_audio
 from training.evaluate import Hypothesis
 from training.gate import Comparison, GuardComparison, Verdict
@@ -100,7 +101,7 @@ def write_page(
     for _, one in rows[:MAX_PLAYERS]:
         if one.id in clips and (sound := sound_of(clips[one.id], audio_root)) is not None:
             players[one.id] = sound
-    html = page(verdict, rows, players, measured, {} if logs is None else read_curves(logs))
+    html = page(verdict, rows, players, measured, {} if logs is None else shown_curves(logs))
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(html, encoding="utf-8")
     temporary.replace(path)
@@ -274,21 +275,13 @@ def curve(name: str, points: Sequence[tuple[int, float]]) -> str:
     )
 
 
-def read_curves(logs: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return what training logged of losses and error rates, from TensorBoard's files; nothing if there are none."""
-    if not any(logs.glob("events.*")):
-        return {}
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(logs))
-    events.Reload()
-    curves = {}
-    for tag in sorted(events.Tags()["scalars"]):
-        if tag.endswith(("loss", "wer", "cer")):
-            points = [(e.step, e.value) for e in events.Scalars(tag) if np.isfinite(e.value)]
-            if len(points) > 1:
-                curves[tag] = points
-    return curves
+def shown_curves(logs: Path) -> dict[str, Sequence[tuple[int, float]]]:
+    """Return what training logged of losses and error rates; nothing if there are no logs."""
+    return {
+        tag: finite
+        for tag, points in read_curves(logs).items()
+        if tag.endswith(("loss", "wer", "cer")) and len(finite := [p for p in points if np.isfinite(p[1])]) > 1
+    }
 
 
 def _sounds(measured: tuple[Measured, Measured]) -> str:
