@@ -401,10 +401,10 @@ def _decide_guards(guards: Mapping[str, _Guard]) -> dict[str, GuardComparison]:
 def _more_for_guard(guard: _Guard, difference: Interval) -> int:
     """Return how many more things would show that a guard is kept, four times in five.
 
-    If the candidate is as much worse as it looks; or no worse, if it looks worse than the margin.
+    If the candidate is as much worse as it looks, and by half the margin at most: how it looks is uncertain, too.
     """
     error = (difference.high - difference.low) / (2 * Z_BOTH)
-    room = guard.margin - difference.value if difference.value < guard.margin else guard.margin
+    room = max(guard.margin - difference.value, guard.margin / 2)
     needed = guard.n * ((Z_ONE + Z_POWER) * error / room) ** 2
     blocks = guard.n * MIN_BLOCKS / guard.n_blocks if guard.n_blocks < MIN_BLOCKS else 0
     return max(1, math.ceil(max(needed, blocks)) - guard.n)
