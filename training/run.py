@@ -82,7 +82,7 @@ def run(
     data = prepare(config, tokenizer, runs / "data")
     for line in _describe(data):
         say(line)
-    folder = runs / "training" / f"{config.name}-{_key(config, base, data)}"
+    folder = runs / "training" / f"{config.name}-{run_key(config, base, data)}"
     write_manifest(folder / "manifest.jsonl", data.utterances)
     if data.replay or data.guards:
         write_manifest(folder / "general.jsonl", [*data.replay, *data.guards])
@@ -215,7 +215,8 @@ def _production(name: str, registry: Registry) -> Version | None:
     return None if alias is None else registry.version(name, alias.version)
 
 
-def _key(config: TrainingConfig, base: Version, data: Data) -> str:
+def run_key(config: TrainingConfig, base: Version, data: Data) -> str:
+    """Return what a run is known by: the same recipe, base and data come to the same."""
     parts = [
         config.model_dump_json(exclude={"sources", "replay", "guards", "gate", "licence", "price_per_hour"}),
         base.ref,
