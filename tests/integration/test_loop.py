@@ -26,10 +26,11 @@ from speech.text import normalize
 from speech.transcribe import Options, transcribe_many
 from tests.hub_server import card_faults
 from training.config import make_config
+from training.contest import TestSet, hold
 from training.context import MARGINS, MAX_ELASTIC_LOSS
 from training.data.manifest import fingerprint, load_audio
 from training.demo import serving
-from training.run import decide, measure, run
+from training.run import decide, run
 from training.shell import Shell
 
 RUNS = Path(__file__).parents[2] / "runs"
@@ -220,15 +221,27 @@ def worse(outcome, noisy_registry, tmp_path_factory):
     return noisy_registry.publish(outcome[0].version.name, source, context={"elastic": False, "margin": 0})
 
 
-def test_a_worse_candidate_is_refused(outcome, config, noisy_registry, worse):
+def test_a_worse_candidate_is_refused(outcome, config, noisy_registry, worse, tmp_path):
     """The noisy base, offered against the version in production, is refused with a reason, and production stays."""
     first, runs = outcome
     n_verdicts = len(noisy_registry.verdicts("loop"))
-    after = measure(worse, first.test, first.run, runs / "evaluations", Shell().progress)
-    rivals = first.version, first.after, after
-    verdict, promoted = decide(config, noisy_registry, worse, *rivals, fingerprint(first.test))
-    assert not promoted
-    assert "worse" in verdict.reasons[0]
+    shell = Shell()
+    data = TestSet(first.test, first.run, {}, [])
+    contest = hold(
+        worse,
+        first.version,
+        None,
+        data,
+        cache=runs / "evaluations",
+        seed=config.seed,
+        rules=config.gate,
+        say=shell.say,
+        progress=shell.progress,
+        known={first.version.ref: first.after},
+    )
+    assert not decide(noisy_registry, contest, data, tmp_path)
+    assert contest.verdict.decision == "refuse"
+    assert "worse" in contest.verdict.reasons[0]
     assert noisy_registry.alias("loop", "production").version == first.version.id
     assert len(noisy_registry.verdicts("loop")) == n_verdicts + 1
 
