@@ -1,12 +1,14 @@
 """From a config's sources to utterances with splits, and a report of what was left out and why."""
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from speech.tokens import UnknownLanguageError, WhisperTokenizer
 from training.config import ConfigError, TrainingConfig
+from training.data.general import divide
 from training.data.manifest import Utterance, fingerprint
 from training.data.report import DataReport, Dropped
 from training.data.sources.asterisk import fetch, read_asterisk
@@ -39,6 +41,10 @@ class Data:
     utterances: list[Utterance]
     report: DataReport
     fingerprint: str
+    replay: list[Utterance] = field(default_factory=list)
+    """General speech to rehearse."""
+    guards: list[Utterance] = field(default_factory=list)
+    """General speech to watch: its dev split in choices, its test split at the gate."""
 
     def of(self, name: str) -> list[Utterance]:
         """Return the utterances of a split."""
@@ -59,22 +65,15 @@ def prepare(config: TrainingConfig, tokenizer: WhisperTokenizer, cache: Path) ->
         SourceError: a source as a whole cannot be read.
         SourceUnavailableError: the Asterisk prompts cannot be fetched here.
     """
-    found: dict[str, Utterance] = {}
-    dropped: list[Dropped] = []
-    for source in config.sources:
-        for read_utterances, read_dropped in _read(source, tokenizer, cache, config.seed):
-            for utterance in read_utterances:
-                if (first := found.get(utterance.id)) is not None:
-                    dropped.append(_named_twice(utterance, first))
-                    continue
-                use = {"split": utterance.split or source.use, "weight": source.weight}
-                found[utterance.id] = utterance.model_copy(update=use)
-            dropped += read_dropped
-    utterances = list(found.values())
+    utterances, dropped = _gather(config.sources, tokenizer, cache, config.seed)
+    general: dict[str, list[Utterance]] = {}
+    for name, sources in (("replay", config.replay), ("guards", config.guards)):
+        general[name], dropped_here = _gather(sources, tokenizer, cache, config.seed)
+        dropped += dropped_here
     report = DataReport.of(utterances, dropped)
     report.write(cache / "last-report.json")  # also of what is refused here
     report.check()
-    for language in sorted({utterance.language for utterance in utterances}):
+    for language in sorted({utterance.language for utterance in (*utterances, *chain(*general.values()))}):
         if language not in tokenizer.languages:
             raise ConfigError(f"the base model knows no language {language!r}, which the data names")
     counts = Counter(utterance.language for utterance in utterances if utterance.split is None)
@@ -91,7 +90,32 @@ def prepare(config: TrainingConfig, tokenizer: WhisperTokenizer, cache: Path) ->
     if not any(utterance.split == "train" for utterance in divided):
         raise ConfigError("no clip is left to train on: lower test_clips and dev_clips, or bring more data")
     divided = [u if u.split == "train" else u.model_copy(update={"weight": 1.0}) for u in divided]
-    return Data(divided, DataReport.of(divided, [*dropped, *leaked]), fingerprint(divided))
+    replay, guards = divide(
+        general["replay"], general["guards"], [u for u in divided if u.split != "train"], seed=config.seed
+    )
+    for name, wanted, there in (("replay", config.replay, replay), ("guards", config.guards, guards)):
+        if wanted and not there:
+            raise ConfigError(f"{name}: no clip is left of it: too few sentences, or all are in dev and test, too")
+    report = DataReport.of(divided, [*dropped, *leaked])
+    return Data(divided, report, fingerprint([*divided, *replay, *guards]), replay, guards)
+
+
+def _gather(
+    sources: Iterable[Source], tokenizer: WhisperTokenizer, cache: Path, seed: int
+) -> tuple[list[Utterance], list[Dropped]]:
+    """Read sources, each clip once, with the use and the weight of its source."""
+    found: dict[str, Utterance] = {}
+    dropped: list[Dropped] = []
+    for source in sources:
+        for read_utterances, read_dropped in _read(source, tokenizer, cache, seed):
+            for utterance in read_utterances:
+                if (first := found.get(utterance.id)) is not None:
+                    dropped.append(_named_twice(utterance, first))
+                    continue
+                use = {"split": utterance.split or source.use, "weight": source.weight}
+                found[utterance.id] = utterance.model_copy(update=use)
+            dropped += read_dropped
+    return list(found.values()), dropped
 
 
 def _named_twice(utterance: Utterance, first: Utterance) -> Dropped:

@@ -179,7 +179,7 @@ Source = Annotated[
 
 def resolve_paths(content: dict[str, Any], folder: Path) -> None:
     """Make the sources' relative paths start from `folder`, the config's own."""
-    for source in content.get("sources", []):
+    for source in (source for part in ("sources", "replay", "guards") for source in content.get(part, [])):
         for name in ("path", "root"):
             if isinstance(source, dict) and isinstance(source.get(name), str):
                 source[name] = folder / source[name]
