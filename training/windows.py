@@ -174,11 +174,14 @@ class TrainingWindows(Dataset[Example]):
         timed = generator.random() < self._config.timestamps_share
         prompted = generator.random() < self._config.previous_text_share
         language = clips[0].language
+        if all(clip.no_speech for clip in clips):
+            return no_speech_target(self._tokenizer, language)
         target = None
         if timed and (len(clips) > 1 or clips[0].segments):
             target = timed_target(self._tokenizer, list(_shifted(clips, recordings, speed)), language)
         if target is None:
-            target = text_target(self._tokenizer, " ".join(clip.text.strip() for clip in clips), language)
+            text = " ".join(clip.text.strip() for clip in clips if not clip.no_speech)
+            target = text_target(self._tokenizer, text, language)
         if prompted and clips[0].prev_text:
             target = after_previous_text(self._tokenizer, target, clips[0].prev_text)
         return target
@@ -205,7 +208,9 @@ def _speaker(clip: Utterance) -> tuple[str, ...]:
 
 
 def _segments(clip: Utterance) -> tuple[Segment, ...]:
-    """Return a clip's segments; a clip of which none are known is one."""
+    """Return a clip's segments; a clip of which none are known is one, unless nobody speaks."""
+    if clip.no_speech:
+        return ()
     return clip.segments or (Segment(start=0.0, end=clip.audio.duration, text=clip.text),)
 
 

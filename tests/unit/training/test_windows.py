@@ -12,7 +12,7 @@ from speech.features import log_mel_spectrogram
 from training.batches import ElasticCollator
 from training.config import make_config
 from training.data.manifest import Segment
-from training.targets import IGNORED
+from training.targets import IGNORED, no_speech_target
 from training.windows import Draw, TrainingWindows
 
 SOURCE = {"kind": "folder", "path": "unused"}
@@ -224,3 +224,21 @@ def test_noise_changes_the_sound_and_nothing_else(windows):
     assert noisy["target"] == plain["target"]
     assert not np.allclose(noisy["audio"], plain["audio"])
     assert log_mel_spectrogram(noisy["audio"]).shape == log_mel_spectrogram(plain["audio"]).shape
+
+
+def test_a_recorded_silence_has_no_words(windows, noise_clips, tokenizer):
+    """A clip in which nobody speaks is learned as such, and adds neither text nor time to what it is put behind."""
+    clips, _ = noise_clips
+    silence = clips[1].model_copy(update={"text": "", "no_speech": True})
+    alone = windows(own=[silence])[Draw(1, 0)]["target"]
+    assert alone == no_speech_target(tokenizer, "it")
+    for timed in (0.0, 1.0):
+        both = windows(own=[clips[0], silence], stitch_share=1.0, timestamps_share=timed)
+        targets = [both[Draw(epoch, 0)]["target"] for epoch in range(20) if len(both.window(Draw(epoch, 0)).clips) == 2]
+        assert targets
+        spoken = windows(own=[clips[0].model_copy(update={"segments": _whole(clips[0])})], timestamps_share=timed)
+        assert all(target == spoken[Draw(1, 0)]["target"] for target in targets)
+
+
+def _whole(clip):
+    return (Segment(start=0.0, end=clip.audio.duration, text=clip.text),)
