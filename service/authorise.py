@@ -43,7 +43,9 @@ class Authorise:
             return
         facts = scope["state"]["facts"]
         facts["key"] = key.name
-        verdict = self._limits.enter(key.name, key.requests_per_minute, key.audio_seconds_per_day)
+        verdict = self._limits.enter(
+            key.name, key.requests_per_minute, key.audio_seconds_per_day, sends=scope["method"] == "POST"
+        )
 
         async def send_with_limits(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -17,7 +17,6 @@ from service.scheduler import DeadlineExceededError, DeadlineUnreachableError, O
 from service.schemas import Error, ErrorDetail
 from speech.audio import AudioError
 from speech.engine import EngineError
-from speech.tokens import UnknownLanguageError
 
 logger = logging.getLogger("whisperloop.service")
 
@@ -25,6 +24,7 @@ AUDIO_STATUS = {
     "empty_audio": 400,
     "audio_too_short": 400,
     "unsupported_audio": 415,
+    "no_audio_stream": 415,
     "truncated_audio": 422,
     "damaged_audio": 422,
     "undecodable_audio": 422,
@@ -105,7 +105,6 @@ def add_exception_handlers(app: FastAPI) -> None:
         HTTPException,
         OverloadedError,
         RequestValidationError,
-        UnknownLanguageError,
     ):
         app.add_exception_handler(kind, _handle)
 
@@ -120,8 +119,6 @@ def _foreseen(error: Exception) -> ApiError | None:  # noqa: PLR0911 - one line 
             return error
         case AudioError():
             return ApiError(AUDIO_STATUS[error.code], error.code, str(error), "file")
-        case UnknownLanguageError():
-            return ApiError(400, "unknown_language", str(error), "language")
         case BusyError():
             return ApiError(503, "overloaded", "Too many files are being read; try again in 5 s.", headers=RETRY_SOON)
         case OverloadedError():
@@ -138,8 +135,10 @@ def _foreseen(error: Exception) -> ApiError | None:  # noqa: PLR0911 - one line 
         case RequestValidationError():
             first = error.errors()[0]
             where, name = first["loc"][0], str(first["loc"][-1])
-            message = f"The header {name}: {first['msg']}" if where == "header" else first["msg"]
-            return ApiError(400, "invalid_request", message, name)
+            if where == "header":  # written as everywhere else: X-Deadline-Ms
+                name = name.title()
+                return ApiError(400, "invalid_request", f"The header {name}: {first['msg']}.", name)
+            return ApiError(400, "invalid_request", f"{name}: {first['msg']}.", name)
         case HTTPException():
             code, message = HTTP_CODES.get(error.status_code, ("invalid_request", error.detail))
             return ApiError(error.status_code, code, message, headers=error.headers)

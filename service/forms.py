@@ -107,6 +107,8 @@ def refusal(error: ValidationError) -> ApiError:
     name = str(errors[0]["loc"][0])
     # Of an object or one of several texts, the innermost error says most.
     first = max((one for one in errors if one["loc"][0] == name), key=lambda one: len(one["loc"]))
+    if first["type"] == "missing" and len(first["loc"]) > 1:
+        return ApiError(400, "missing_parameter", f"{name}: it lacks {first['loc'][-1]!r}.", name)
     if first["type"] == "missing":
         return ApiError(400, "missing_parameter", f"The field {name!r} is required.", name)
     message = str(first["msg"]).removeprefix("Value error, ")

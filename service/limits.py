@@ -59,13 +59,16 @@ class Limits:
         self._requests: dict[str, Bucket] = {}
         self._audio: dict[str, Bucket] = {}
 
-    def enter(self, name: str, requests_per_minute: int | None, audio_seconds_per_day: float | None) -> Verdict:
+    def enter(
+        self, name: str, requests_per_minute: int | None, audio_seconds_per_day: float | None, *, sends: bool = True
+    ) -> Verdict:
         """Count a request, if it may be answered; a refused one is not counted.
 
         Args:
             name: of the key.
             requests_per_minute: its limit as it is now; None for none.
             audio_seconds_per_day: the same.
+            sends: whether the request may bring audio; if not, it needs none to be left.
         """
         now = self._clock()
         requests = _bucket(self._requests, name, requests_per_minute, MINUTE_S, now)
@@ -74,7 +77,7 @@ class Limits:
         if requests is not None and requests.left(now) < 1:
             what = f"{requests_per_minute:,} requests a minute"
             error = _exceeded(what, requests.seconds_until(1, now))
-        elif audio is not None and audio.left(now) <= 0:
+        elif sends and audio is not None and audio.left(now) <= 0:
             what = f"{audio_seconds_per_day:,.0f} seconds of audio a day"
             error = _exceeded(what, audio.seconds_until(1, now))
         elif requests is not None:

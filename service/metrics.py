@@ -4,7 +4,7 @@ Nothing here tells what was said or by whom. The numbers of the queue are read w
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
@@ -12,7 +12,6 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summ
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from service.scheduler import Batch, Scheduler
-from service.turns import LANES
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 LATENCY_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -34,8 +33,8 @@ class Metrics:
         )  # `service.telemetry` traces stages
         self._requests = Counter(
             "whisperloop_requests",
-            "Requests answered, by path and status.",
-            ["path", "status"],
+            "Requests answered, by path, status and the version that answered (none for what needs no model).",
+            ["path", "status", "version"],
             registry=self._registry,
         )
         self._latency = Histogram(
@@ -53,26 +52,41 @@ class Metrics:
             registry=self._registry,
         )
         self._audio = Counter(
-            "whisperloop_audio_seconds", "Audio that the engine decoded, silence left out.", registry=self._registry
+            "whisperloop_audio_seconds",
+            "Audio that a version decoded, silence left out, copies for the shadow among it.",
+            ["version"],
+            registry=self._registry,
         )
         self._paid = Counter(
             "whisperloop_paid_seconds",
             "The same with each window's margin and padding: 1 - audio / paid is the padding waste.",
+            ["version"],
             registry=self._registry,
         )
         self._windows = Histogram(
-            "whisperloop_batch_windows", "Windows a batch.", buckets=SIZE_BUCKETS, registry=self._registry
+            "whisperloop_batch_windows",
+            "Windows a batch, by version.",
+            ["version"],
+            buckets=SIZE_BUCKETS,
+            registry=self._registry,
         )
         self._batches = Histogram(
-            "whisperloop_batch_seconds", "What a batch took.", buckets=LATENCY_BUCKETS, registry=self._registry
+            "whisperloop_batch_seconds",
+            "What a batch took, by version: sum / audio is the version's real-time factor.",
+            ["version"],
+            buckets=LATENCY_BUCKETS,
+            registry=self._registry,
         )
         self._waiting = Gauge(
-            "whisperloop_queue_windows", "Windows that wait for the engine, by lane.", ["lane"], registry=self._registry
+            "whisperloop_queue_windows",
+            "Windows that wait for the engine, by lane and version.",
+            ["lane", "version"],
+            registry=self._registry,
         )
         self._waiting_s = Gauge(
             "whisperloop_queue_audio_seconds",
-            "Audio of admitted requests, not decoded yet, by lane.",
-            ["lane"],
+            "Audio of admitted requests, not decoded yet, by lane and version.",
+            ["lane", "version"],
             registry=self._registry,
         )
         self._jobs = Counter(
@@ -89,7 +103,8 @@ class Metrics:
         )
         self._factor = Histogram(
             "whisperloop_request_real_time_factor",
-            "From an upload's last byte to its answer, a second of its audio, waiting for others included.",
+            "From an upload's last byte to its answer, a second of its audio, waiting for others included; by version.",
+            ["version"],
             buckets=FACTOR_BUCKETS,
             registry=self._registry,
         )
@@ -101,21 +116,6 @@ class Metrics:
         )
         self._key_audio = Counter(
             "whisperloop_key_audio_seconds", "Audio that was answered, by API key.", ["key"], registry=self._registry
-        )
-        for lane in LANES:
-            self._waiting.labels(lane)
-            self._waiting_s.labels(lane)
-        self._version_audio = Counter(
-            "whisperloop_version_audio_seconds",
-            "Audio that a version decoded, copies for the shadow among it.",
-            ["version"],
-            registry=self._registry,
-        )
-        self._version_busy = Counter(
-            "whisperloop_version_engine_seconds",
-            "What that took: engine / audio is the version's real-time factor.",
-            ["version"],
-            registry=self._registry,
         )
         self._serving = Gauge(
             "whisperloop_model_info",
@@ -154,18 +154,18 @@ class Metrics:
         finally:
             self._stages.labels(stage).inc(time.perf_counter() - started)
 
-    def request(self, path: str, status: int, seconds: float) -> None:
-        """Count an answered request; `path` is a route of ours, never what a caller wrote."""
-        self._requests.labels(path, str(status)).inc()
+    def request(self, path: str, status: int, version: str, seconds: float) -> None:
+        """Count an answered request; `path` and `version` are of ours, never what a caller wrote."""
+        self._requests.labels(path, str(status), version).inc()
         self._latency.labels(path).observe(seconds)
 
     def job(self, status: str) -> None:
         """Count a job that came to an end."""
         self._jobs.labels(status).inc()
 
-    def real_time_factor(self, factor: float) -> None:
+    def real_time_factor(self, version: str, factor: float) -> None:
         """Note how long a request took, a second of its audio."""
-        self._factor.observe(factor)
+        self._factor.labels(version).observe(factor)
 
     def key_request(self, key: str) -> None:
         """Count a request of a key, by the key's name."""
@@ -179,19 +179,15 @@ class Metrics:
         """Count an error that was answered; `code` is one of ours."""
         self._errors.labels(code).inc()
 
-    def batch(self, batch: Batch) -> None:
-        """Count a batch that was decoded."""
-        self._stages.labels("queue").inc(batch.waited_s)
-        self._stages.labels("engine").inc(batch.busy_s)
-        self._audio.inc(batch.audio_s)
-        self._paid.inc(batch.padded_s)
-        self._windows.observe(batch.windows)
-        self._batches.observe(batch.busy_s)
-
-    def version_batch(self, ref: str, batch: Batch) -> None:
-        """Count a batch that was decoded by a version."""
-        self._version_audio.labels(ref).inc(batch.audio_s)
-        self._version_busy.labels(ref).inc(batch.busy_s)
+    def batch(self, ref: str, batch: Batch, *, is_copy: bool = False) -> None:
+        """Count a batch that was decoded by a version; a copy for the shadow is no request's time."""
+        if not is_copy:
+            self._stages.labels("queue").inc(batch.waited_s)
+            self._stages.labels("engine").inc(batch.busy_s)
+        self._audio.labels(ref).inc(batch.audio_s)
+        self._paid.labels(ref).inc(batch.padded_s)
+        self._windows.labels(ref).observe(batch.windows)
+        self._batches.labels(ref).observe(batch.busy_s)
 
     def serving(self, served: Mapping[str, tuple[str, str]]) -> None:
         """Say what is served: by alias, the version and its engine."""
@@ -211,10 +207,12 @@ class Metrics:
         """Note by how much a shadow disagreed with an answer, from 0 to 1."""
         self._disagreement.labels(ref).observe(rate)
 
-    def render(self, schedulers: Iterable[Scheduler]) -> bytes:
-        """Return all of it in Prometheus' text format; the queue is that of all who answer, empty while nobody does."""
-        stats = [scheduler.stats() for scheduler in schedulers]
-        for lane in LANES:
-            self._waiting.labels(lane).set(sum(one.lanes[lane].windows for one in stats))
-            self._waiting_s.labels(lane).set(sum(one.lanes[lane].audio_s for one in stats))
+    def render(self, schedulers: Mapping[str, Scheduler]) -> bytes:
+        """Return all of it in Prometheus' text format, with the queues of the versions that answer now."""
+        self._waiting.clear()
+        self._waiting_s.clear()
+        for ref, scheduler in schedulers.items():
+            for lane, waiting in scheduler.stats().lanes.items():
+                self._waiting.labels(lane, ref).set(waiting.windows)
+                self._waiting_s.labels(lane, ref).set(waiting.audio_s)
         return generate_latest(self._registry)

@@ -263,9 +263,7 @@ class Models:
         return Loaded(model.version, scheduler, model.engine.tokenizer.language_code, model.untuned)
 
     def _count(self, ref: str, is_shadow: bool, batch: Batch) -> None:
-        if not is_shadow:
-            self._metrics.batch(batch)
-        self._metrics.version_batch(ref, batch)
+        self._metrics.batch(ref, batch, is_copy=is_shadow)
 
     def _answer(self, place: Place, model: Loaded | None) -> None:
         """Let a version answer from now on, or nobody; who answered before finishes what it has begun."""

@@ -7,24 +7,35 @@ lack would leave the answer without something that was asked for is refused alwa
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 from starlette.datastructures import FormData
 
 from service.errors import ApiError
 from service.forms import File, gather, refusal
+from service.settings import Settings
 from service.state import Loaded
 from service.upload import MAX_FILES
 from speech.engine import MAX_PROMPT_TOKENS
 from speech.guard import Guard
 from speech.subtitles import DEFAULT as LAYOUT
 from speech.subtitles import Layout
-from speech.tokens import Task
+from speech.tokens import Task, UnknownLanguageError
 from speech.transcribe import Options
 
 ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt", "tsv"]
 DIARIZED = "diarized_json"
+SUBTITLE_FIELDS = ("max_chars_per_line", "max_lines", "max_chars_per_second", "max_duration")
 
-Keyword = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^<>\r\n]*$")]
+
+def _one_line(keyword: str) -> str:
+    if set("<>") & set(keyword) or len(keyword.splitlines()) > 1:
+        raise ValueError("a keyword is one line, without < and >")
+    return keyword
+
+
+Keyword = Annotated[
+    str, Field(min_length=1, max_length=200, description="One line, without < and >."), AfterValidator(_one_line)
+]
 Language = Annotated[str, Field(min_length=1, max_length=50)]
 Unit = Annotated[float, Field(ge=0, le=1)]
 
@@ -72,6 +83,19 @@ class TranscriptionForm(TranslationForm):
     chunking_strategy: Literal["auto"] | ServerVad | None = None
     known_speaker_names: list[str] = Field(default=[], max_length=4)
     known_speaker_references: list[str] = Field(default=[], max_length=4)
+
+    @field_validator("stream", "chunking_strategy", mode="before")
+    @classmethod
+    def _null(cls, value: object) -> object:
+        """OpenAI's specification has null for these, and its Node client writes it as a text."""
+        return None if value == "null" else value
+
+    @field_validator("chunking_strategy", mode="before")
+    @classmethod
+    def _auto_or_object(cls, value: object) -> object:
+        if isinstance(value, str) and value not in {"auto", "null"}:
+            raise ValueError("send auto, or an object whose type is server_vad")
+        return value
 
 
 class TranscribeForm(TranscriptionForm):
@@ -206,7 +230,7 @@ def _asked(kind: type[TranslationForm], form: FormData, *, strict: bool, max_fil
         fields = kind(**{name: value for name, value in given.items() if name not in unknown})
     except ValidationError as error:
         raise refusal(error) from error
-    warnings += _disobeyed(fields)
+    warnings += _disobeyed(fields, given)
     if strict and warnings:
         name, message = warnings[0]
         raise ApiError(400, "unknown_parameter" if name in unknown else "unsupported_parameter", message, name)
@@ -226,19 +250,42 @@ def _listed(names: list[str]) -> str:
     return ", ".join(repr(name[:40]) for name in names[:5]) + more
 
 
-def _disobeyed(fields: TranslationForm) -> list[tuple[str, str]]:
+def _disobeyed(fields: TranslationForm, given: dict[str, Any]) -> list[tuple[str, str]]:
     """Say which of the given fields have no effect here."""
-    warnings = []
+    warnings = _disobeyed_beyond_openai(fields, given) if isinstance(fields, TranscribeForm) else []
     if isinstance(fields, TranscriptionForm):
         if isinstance(fields.chunking_strategy, ServerVad):
             message = "chunking_strategy: audio is cut at its pauses, as with auto; the thresholds have no effect."
             warnings.append(("chunking_strategy", message))
+        if "timestamp_granularities" in given and {*fields.timestamp_granularities} == {"segment"} and _is_bare(fields):
+            message = f"timestamp_granularities: {fields.response_format} has no times; ask for verbose_json."
+            warnings.append(("timestamp_granularities", message))
         warnings += [
             (name, f"{name}: this server does not tell speakers apart; it has no effect.")
             for name in ("known_speaker_names", "known_speaker_references")
             if getattr(fields, name)
         ]
     return warnings
+
+
+def _disobeyed_beyond_openai(fields: TranscribeForm, given: dict[str, Any]) -> list[tuple[str, str]]:
+    warnings = []
+    if fields.temperature > 0 and fields.beam_size > 1:
+        warnings.append(("beam_size", "beam_size: what is sampled, at a temperature above 0, has no beams."))
+    if fields.temperature > 0 and given.get("guard") == "redecode":
+        message = "guard: what is sampled, at a temperature above 0, is marked, and not decoded again."
+        warnings.append(("guard", message))
+    if fields.response_format not in {"srt", "vtt"}:
+        without = f"is of subtitles, srt and vtt; it has no effect on {fields.response_format}."
+        warnings += [(name, f"{name}: it {without}") for name in SUBTITLE_FIELDS if name in given]
+    return warnings
+
+
+def _is_bare(fields: TranscriptionForm) -> bool:
+    """Say whether the answer has room for nothing but the text."""
+    if isinstance(fields, TranscribeForm):  # whose stream ends with the whole JSON
+        return fields.response_format == "text" and not fields.stream
+    return fields.response_format in {"json", "text"}
 
 
 def _check_together(fields: TranscriptionForm, given: dict[str, Any], n_files: int) -> None:
@@ -249,12 +296,15 @@ def _check_together(fields: TranscriptionForm, given: dict[str, Any], n_files: i
     if not is_native and "word" in fields.timestamp_granularities and fields.response_format != "verbose_json":
         message = "timestamp_granularities: times of words come with response_format verbose_json only."
         raise ApiError(400, "invalid_value", message, "timestamp_granularities")
+    if is_native and "word" in fields.timestamp_granularities and not (_is_json(fields) or fields.stream):
+        message = f"timestamp_granularities: {fields.response_format} has no words of their own; ask for json."
+        raise ApiError(400, "invalid_value", message, "timestamp_granularities")
     if fields.include and fields.response_format not in ({"json", "verbose_json"} if is_native else {"json"}):
         raise ApiError(400, "invalid_value", "include: logprobs come with response_format json only.", "include")
     if fields.stream and fields.response_format not in {"json", "text"}:
         message = f"stream: {fields.response_format} cannot be streamed; ask for json."
         raise ApiError(400, "unsupported_value", message, "stream")
-    if n_files > 1 and (fields.stream or fields.response_format not in {"json", "verbose_json"}):
+    if n_files > 1 and (fields.stream or not _is_json(fields)):
         message = "file: several files are answered in one JSON; ask for response_format json, without stream."
         raise ApiError(400, "invalid_value", message, "file")
     if not fields.timestamp_granularities and "timestamp_granularities" in given:
@@ -263,12 +313,15 @@ def _check_together(fields: TranscriptionForm, given: dict[str, Any], n_files: i
         )
 
 
-def options_of(asked: Asked, model: Loaded, *, task: Task, strict: bool) -> tuple[Asked, Options]:
+def _is_json(fields: TranscriptionForm) -> bool:
+    return fields.response_format in {"json", "verbose_json"}
+
+
+def options_of(asked: Asked, model: Loaded, settings: Settings, *, task: Task) -> tuple[Asked, Options]:
     """Return what the engine is asked for, in the model's own codes; and what was asked, with warnings added.
 
     Raises:
-        UnknownLanguageError: the model has no such language.
-        ApiError: the prompt is too long, in strict mode.
+        ApiError: the model has no such language; or, in strict mode, something asked for has no effect.
     """
     form = asked.form
     tokenizer = model.scheduler.engine.tokenizer
@@ -276,9 +329,10 @@ def options_of(asked: Asked, model: Loaded, *, task: Task, strict: bool) -> tupl
     tokens = tuple(tokenizer.encode(prompt)) if prompt else ()
     if len(tokens) > MAX_PROMPT_TOKENS:
         message = f"prompt: only the last {MAX_PROMPT_TOKENS} tokens of keywords and prompt together have an effect."
-        if strict:
-            raise ApiError(400, "unsupported_value", message, "prompt")
-        asked = replace(asked, warnings=(*asked.warnings, message))
+        asked = _warned(asked, "prompt", message, strict=settings.strict)
+    if "vad" in asked.given and isinstance(form, TranscribeForm) and form.vad and not settings.vad:
+        message = "vad: the voice detector is switched off here; only what is silent is left out."
+        asked = _warned(asked, "vad", message, strict=settings.strict)
     timed = asked.response_format in {"srt", "vtt", "tsv", "verbose_json"} or (
         isinstance(form, TranscribeForm) and "timestamp_granularities" in asked.given
     )
@@ -286,11 +340,11 @@ def options_of(asked: Asked, model: Loaded, *, task: Task, strict: bool) -> tupl
         task=task, prompt=tokens[-MAX_PROMPT_TOKENS:], temperature=form.temperature, word_timestamps=timed
     )
     if isinstance(form, TranscriptionForm):
-        among = list(dict.fromkeys(map(model.language_code, form.languages)))
-        given = form.language or (among[0] if len(among) == 1 else None)
+        among = _codes(model, form.languages, "languages")
+        (given,) = _codes(model, [form.language], "language") if form.language else among if len(among) == 1 else [None]
         options = replace(
             options,
-            language=None if given is None else model.language_code(given),
+            language=given,
             languages=() if given else tuple(among),
             token_logprobs=asked.logprobs,
         )
@@ -304,6 +358,20 @@ def options_of(asked: Asked, model: Loaded, *, task: Task, strict: bool) -> tupl
             condition_on_previous_text=form.condition_on_previous_text,
         )
     return asked, options
+
+
+def _warned(asked: Asked, param: str, message: str, *, strict: bool) -> Asked:
+    if strict:
+        raise ApiError(400, "unsupported_value", message, param)
+    return replace(asked, warnings=(*asked.warnings, message))
+
+
+def _codes(model: Loaded, languages: list[str], param: str) -> list[str]:
+    """Return the model's codes of languages, each once."""
+    try:
+        return list(dict.fromkeys(map(model.language_code, languages)))
+    except UnknownLanguageError as error:
+        raise ApiError(400, "unknown_language", str(error), param) from error
 
 
 def _prompt(form: TranslationForm) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, TypeVar
 from fastapi import FastAPI, Request
 from starlette.requests import ClientDisconnect
 
-from service.errors import ApiError
+from service.errors import RETRY_SOON, ApiError
 from service.models import Models
 from service.shadow import Copy, Shadow
 from service.state import Loaded, NotReady
@@ -47,9 +47,10 @@ def usable(model: Loaded | NotReady) -> Loaded:
         ApiError: it cannot.
     """
     if not isinstance(model, Loaded):
-        raise ApiError(503, "model_not_ready", model.reason)
+        raise ApiError(503, "model_not_ready", model.reason, headers=RETRY_SOON)
     if not model.scheduler.is_running:
-        raise ApiError(503, "model_not_ready", "The scheduler has stopped; restart the service.")
+        message = "The engine has stopped, or hangs; restart the service."
+        raise ApiError(503, "engine_stopped", message, headers=RETRY_SOON)
     return model
 
 

@@ -16,12 +16,14 @@ from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import ApiError, envelope, internal_error
+from service.errors import RETRY_SOON, ApiError, envelope, internal_error
 
 logger = logging.getLogger("whisperloop.service")
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """Ids that callers may choose: safe in a header, in a log and in a file name."""
+
+STOPPED = "This service was stopped before it was done; send it to another one."
 
 
 class RequestLog:
@@ -64,7 +66,7 @@ class RequestLog:
         except asyncio.CancelledError:
             if status or not scope["app"].state.draining:
                 raise
-            stopped = ApiError(503, "draining", "This service was stopped before it was done; send it to another one.")
+            stopped = ApiError(503, "draining", STOPPED, headers=RETRY_SOON)
             await envelope(Request(scope), stopped)(scope, receive, send_with_id)
         finally:
             answered.close()
@@ -75,18 +77,24 @@ class RequestLog:
             facts |= {"method": scope["method"], "path": shown, "status": status or 499}
             seconds = time.perf_counter() - started
             facts["ms"] = round(seconds * 1000)
-            metrics = scope["app"].state.metrics
-            metrics.request(route, status or 499, seconds)
-            if facts.get("audio_s"):
-                metrics.real_time_factor((seconds - scope["state"].get("upload_s", 0.0)) / facts["audio_s"])
-            if "key" in facts:
-                metrics.key_request(facts["key"])
-                metrics.key_audio(facts["key"], facts.get("audio_s", 0.0))
-            if "error" in facts:
-                metrics.error(facts["error"])
+            _count(scope, route, seconds)
             # Probes come every few seconds, and would bury the rest.
             level = logging.DEBUG if path.startswith("/health/") and status < 400 else logging.INFO
             logger.log(level, "%s", json.dumps(facts))
+
+
+def _count(scope: Scope, route: str, seconds: float) -> None:
+    """Tell the metrics of a request that was answered."""
+    metrics, facts = scope["app"].state.metrics, scope["state"]["facts"]
+    version = facts.get("model", "")
+    metrics.request(route, facts["status"], version, seconds)
+    if facts.get("audio_s"):
+        metrics.real_time_factor(version, (seconds - scope["state"].get("upload_s", 0.0)) / facts["audio_s"])
+    if "key" in facts:
+        metrics.key_request(facts["key"])
+        metrics.key_audio(facts["key"], facts.get("audio_s", 0.0))
+    if "error" in facts:
+        metrics.error(facts["error"])
 
 
 def _request_id(scope: Scope) -> str:

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from service import schemas
 from service.answers import headers_of, native, plain, refuse_partial, stream
-from service.errors import ApiError, answer_to, detail_of
+from service.errors import RETRY_SOON, ApiError, answer_to, detail_of
 from service.forms import File, form_schema
 from service.metrics import CONTENT_TYPE
 from service.models import Models
@@ -57,7 +57,7 @@ async def transcribe_files(request: Request, terms: OnTerms) -> Any:
         if asked.form.model:
             model = loaded(request, asked.form.model)
         served_with = means(request.app, model, terms)
-        asked, options = options_of(asked, model, task="transcribe", strict=strict)
+        asked, options = options_of(asked, model, state.settings, task="transcribe")
         tokenizer, ref = model.scheduler.engine.tokenizer, model.version.ref
 
         def answered(answer: Answer) -> schemas.Transcription:
@@ -111,7 +111,7 @@ async def _several(
 
 
 @router.post("/detect-language", responses=ERRORS, openapi_extra=form_schema(DetectForm))
-async def detect_language(request: Request, terms: OnTerms) -> schemas.LanguageDetection:
+async def detect_language(request: Request, response: Response, terms: OnTerms) -> schemas.LanguageDetection:
     """Say which language is spoken in the first 30 s of speech."""
     state = request.app.state
     model = loaded(request)  # or there is no need to read the upload
@@ -121,7 +121,8 @@ async def detect_language(request: Request, terms: OnTerms) -> schemas.LanguageD
         asked = read_detect(form)
         if asked.form.model:
             model = loaded(request, asked.form.model)
-        _, options = options_of(asked, model, task="transcribe", strict=state.settings.strict)
+        asked, options = options_of(asked, model, state.settings, task="transcribe")
+        response.headers.update(headers_of(asked))
         if options.language is not None:  # one language to choose from: how probable it is is the question
             options = replace(options, language=None, languages=(options.language,))
         work = first_result(asked.files[0].content, options, means(request.app, model, terms))
@@ -137,9 +138,12 @@ async def detect_language(request: Request, terms: OnTerms) -> schemas.LanguageD
     )
 
 
-@router.get("/health/live")
-async def live() -> schemas.Health:
-    """Answer as long as the process does: restart it if not."""
+@router.get("/health/live", responses=NOT_READY)
+async def live(request: Request) -> schemas.Health:
+    """Answer as long as the process does, and 200 unless nothing but a restart helps: restart it if not."""
+    main = request.app.state.models.main
+    if isinstance(main, Loaded):
+        usable(main)
     return schemas.Health(status="live")
 
 
@@ -147,7 +151,7 @@ async def live() -> schemas.Health:
 async def ready(request: Request) -> schemas.Health:
     """Answer 200 if there is a model to transcribe with and the service stays, else what to do about it."""
     if request.app.state.draining:
-        raise ApiError(503, "draining", "This service is being stopped; ask another one.")
+        raise ApiError(503, "draining", "This service is being stopped; ask another one.", headers=RETRY_SOON)
     usable(request.app.state.models.main)
     return schemas.Health(status="ready")
 
@@ -186,7 +190,8 @@ async def queue(request: Request) -> schemas.Queue:
 @router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Tell operators how it goes, in Prometheus' text format."""
-    schedulers = {model.scheduler for place, model in request.app.state.models.serving if place.role != "shadow"}
+    models: Models = request.app.state.models
+    schedulers = {model.version.ref: model.scheduler for place, model in models.serving if place.role != "shadow"}
     return Response(request.app.state.metrics.render(schedulers), media_type=CONTENT_TYPE)
 
 

@@ -26,6 +26,13 @@ logger = logging.getLogger("whisperloop.service")
 MEASURED_BATCHES = 32
 """How many of the last batches tell how fast the engine is: some seconds' worth under load."""
 
+HUNG_S = 600.0
+"""What no batch takes, as it holds 80 s of audio at most: an engine that takes longer never comes back."""
+
+STALE_S = 10.0
+"""How long an idle engine's speed is believed when it refuses a deadline. Who is refused measures nothing: one slow
+batch would refuse all who have a deadline for ever. What is tried in vain is stopped at its deadline."""
+
 
 class OverloadedError(Exception):
     """The queue is full.
@@ -144,8 +151,10 @@ class Scheduler:
         self._on_batch = on_batch
         self._queue = Queue()
         self._running: dict[asyncio.Task[None], list[Item]] = {}
+        self._began: dict[asyncio.Task[None], float] = {}
         self._stats = Stats()
         self._measured: deque[tuple[float, float]] = deque(maxlen=MEASURED_BATCHES)  # audio and engine seconds
+        self._measured_at = -math.inf
         self._closing = False
         self._wake = asyncio.Event()
         self._workers = ThreadPoolExecutor(thread_name_prefix="engine")
@@ -210,11 +219,14 @@ class Scheduler:
             self._wake.set()  # `close` may be waiting for this request
 
     def _check_deadline(self, deadline: float, seconds: float, ahead_s: float) -> None:
-        left_s = deadline - asyncio.get_running_loop().time()
+        now = asyncio.get_running_loop().time()
+        left_s = deadline - now
         if left_s <= 0:
             raise DeadlineExceededError
         if self.speed is None:
             return  # it may well be reached: the first request of a day is not refused on a guess
+        if self.is_idle and now - self._measured_at >= STALE_S:
+            return
         own_s, expected_s = seconds / self.speed, (ahead_s + seconds) / self.speed
         if expected_s > left_s:
             raise DeadlineUnreachableError(
@@ -260,8 +272,9 @@ class Scheduler:
 
     @property
     def is_running(self) -> bool:
-        """Whether windows are being taken from the queue."""
-        return not self._task.done()
+        """Whether windows are being taken from the queue, and come back from the engine."""
+        now = asyncio.get_running_loop().time()
+        return not self._task.done() and all(now - began < HUNG_S for began in self._began.values())
 
     def stats(self) -> Stats:
         """Return the counters as they are now."""
@@ -278,7 +291,7 @@ class Scheduler:
         while True:
             for task in [task for task in self._running if task.done()]:
                 task.result()  # a bug in there ends the loop
-                del self._running[task]
+                del self._running[task], self._began[task]
             if self._closing and not self._queue.jobs and not self._running:
                 return
             is_free = len(self._running) < self._engine.concurrency
@@ -286,7 +299,7 @@ class Scheduler:
             if is_free and (batch := self._queue.next_batch(self._batch_size, now)):
                 task = asyncio.create_task(self._decode(batch), name="batch")
                 task.add_done_callback(lambda _: self._wake.set())
-                self._running[task] = batch
+                self._running[task], self._began[task] = batch, now
             else:
                 self._wake.clear()
                 await self._wake.wait()
@@ -327,6 +340,7 @@ class Scheduler:
         )
         # Batches that run side by side take the time of one.
         self._measured.append((batch.audio_s, batch.busy_s / max(1, len(self._running))))
+        self._measured_at = asyncio.get_running_loop().time()
         stats = self._stats
         self._stats = replace(
             stats,
@@ -342,12 +356,21 @@ class Scheduler:
 
 
 def _transcribe(engine: Engine, batch: list[Item]) -> list[DecodingResult | EngineError]:
-    """Decode on an engine's thread; whatever goes wrong is an answer, or every later request would wait for ever."""
+    """Decode on an engine's thread; whatever goes wrong is an answer, or every later request would wait for ever.
+
+    A batch that fails is tried again in halves: who sent the window that nobody can decode is alone with it in the end.
+    """
     try:
         results = engine.transcribe([item.window for item in batch], lambda i: batch[i].result.done())
         if len(results) != len(batch):
             raise RuntimeError(f"the engine returned {len(results)} results for {len(batch)} windows")
     except Exception as error:
         logger.exception("a batch of %d windows failed", len(batch))
-        return [EngineError(f"the batch failed: {error}") for _ in batch]
-    return results
+        failed = EngineError(f"the batch failed: {error}")
+    else:
+        return results
+    # Beyond the block above, which holds the error and with it the memory that was perhaps too little.
+    if len(batch) == 1:
+        return [failed]
+    half = len(batch) // 2
+    return [*_transcribe(engine, batch[:half]), *_transcribe(engine, batch[half:])]

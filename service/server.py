@@ -30,6 +30,9 @@ KEEP_ALIVE_S = 5
 HEAD_TIMEOUT_S = 10.0
 """How long a client may take for a request's head, and for the rest of a body that nobody wants any longer."""
 
+TAKE_TIMEOUT_S = 300.0
+"""How long a client may take nothing of its answer. Not shorter: who is slow takes lumps of a kernel's buffer."""
+
 LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -43,9 +46,13 @@ LOGGING: dict[str, Any] = {
 
 
 class Protocol(H11Protocol):
-    """One connection. uvicorn's own timer runs between requests only: half a head would stay for ever."""
+    """One connection. uvicorn's own timer runs between requests only: half a head would stay for ever.
+
+    So would an answer that nobody takes, and with it the model that it came from, long after that was replaced.
+    """
 
     _patience: asyncio.TimerHandle | None = None
+    _taking: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first request."""
@@ -73,7 +80,33 @@ class Protocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
         self._wait_no_longer()
+        self._is_taken()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Wait until some of the answer is taken."""
+        super().pause_writing()
+        self._look_again(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._is_taken()
+        super().resume_writing()
+
+    def _look_again(self, left: int) -> None:
+        self._taking = self.loop.call_later(TAKE_TIMEOUT_S, self._hang_up_unless_less, left)
+
+    def _hang_up_unless_less(self, before: int) -> None:
+        left = self.transport.get_write_buffer_size()
+        if left < before:
+            self._look_again(left)
+        else:
+            self.transport.abort()  # `close` would wait for the client
+
+    def _is_taken(self) -> None:
+        if self._taking is not None:
+            self._taking.cancel()
+            self._taking = None
 
     def _wait(self) -> None:
         self._patience = self.loop.call_later(HEAD_TIMEOUT_S, self.transport.close)

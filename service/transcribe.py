@@ -6,8 +6,8 @@ over the scheduler. A file is decoded while its first windows are, and no more o
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import BinaryIO, TypeVar
 
@@ -16,7 +16,7 @@ import anyio.to_thread
 from service.decoder import decoding
 from service.limits import heard
 from service.metrics import Metrics
-from service.scheduler import Scheduler
+from service.scheduler import DeadlineExceededError, Scheduler
 from service.turns import Job, Lane
 from speech import vad
 from speech.audio import SAMPLE_RATE, AudioError, until_damage
@@ -84,6 +84,11 @@ async def transcribe(
         EngineError: a window could not be decoded.
         DeadlineUnreachableError, DeadlineExceededError: there is too little time for it, or was.
     """
+    async with _in_time(means):
+        return await _transcribe(file, options, means, on_added)
+
+
+async def _transcribe(file: BinaryIO, options: Options, means: Means, on_added: OnAdded) -> Answer:
     declared: list[float] = []
     faults: list[AudioError] = []
     reader = _read(file, options, means, declared, faults)
@@ -137,17 +142,30 @@ async def first_result(file: BinaryIO, options: Options, means: Means) -> Decodi
     reader = _read(file, options, means, [], [])
     window: Window | None = None
     try:
-        while window is None and (cut := await _in_thread(means, lambda: next(reader, None))) is not None:
-            _, window = cut
-        if window is None:
-            return None
-        seconds = window.audio.size / SAMPLE_RATE
-        with _admitted(means, seconds) as job:
-            result = (await means.scheduler.submit(job, [window]))[0]
+        async with _in_time(means):
+            while window is None and (cut := await _in_thread(means, lambda: next(reader, None))) is not None:
+                _, window = cut
+            if window is None:
+                return None
+            seconds = window.audio.size / SAMPLE_RATE
+            with _admitted(means, seconds) as job:
+                result = (await means.scheduler.submit(job, [window]))[0]
         heard(seconds)
         return result
     finally:
         reader.close()
+
+
+@asynccontextmanager
+async def _in_time(means: Means) -> AsyncIterator[None]:
+    """Stop the block at the deadline: hours of silence are read, too, and never get to the scheduler, which looks."""
+    try:
+        async with asyncio.timeout_at(means.deadline) as until:
+            yield
+    except TimeoutError:
+        if until.expired():
+            raise DeadlineExceededError from None
+        raise
 
 
 def _read(

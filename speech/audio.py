@@ -16,7 +16,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 from numpy.typing import NDArray
 
-from speech.truncation import declares_duration, missing_bytes, ogg_fault
+from speech.truncation import declares_duration, lacks_index, missing_bytes, ogg_fault
 
 SAMPLE_RATE = 16_000
 """Samples a second that Whisper was trained on."""
@@ -37,8 +37,8 @@ class AudioError(Exception):
     """The audio cannot be used.
 
     Attributes:
-        code: `empty_audio`, `unsupported_audio`, `truncated_audio`, `damaged_audio` or `audio_too_long`; from a
-            decoder in a process of its own also `undecodable_audio`.
+        code: `empty_audio`, `unsupported_audio`, `no_audio_stream`, `truncated_audio`, `damaged_audio` or
+            `audio_too_long`; from a decoder in a process of its own also `undecodable_audio`.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -89,6 +89,9 @@ def stream_audio(source: bytes | Path | BinaryIO, *, max_seconds: float | None =
                     n_samples += block.size
                     yield np.clip(block, -1.0, 1.0)
         except av.FFmpegError as error:
+            if lacks_index(file):
+                message = "The audio is cut off: an MP4 file without its index (moov) cannot be read."
+                raise AudioError("truncated_audio", message) from error
             message = f"Not audio in a format that FFmpeg knows ({error.strerror})."
             raise AudioError("unsupported_audio", message) from error
         file.seek(0)
@@ -153,7 +156,7 @@ def _decode_container(
     container: InputContainer, head: bytes, max_seconds: float | None
 ) -> Iterator[NDArray[np.float32]]:
     if not container.streams.audio:
-        raise AudioError("unsupported_audio", "The file holds no audio stream.")
+        raise AudioError("no_audio_stream", "The file holds no audio stream: a picture, or a video without sound.")
     stream = container.streams.audio[0]
     if stream.codec_context is None:
         raise AudioError("unsupported_audio", "The audio is in a codec that FFmpeg does not decode.")

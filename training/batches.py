@@ -1,7 +1,8 @@
-"""From utterances to batches: tokens with exactly one start, features of an elastic context.
+"""From examples to batches: targets padded, features of an elastic context.
 
 A batch is as long as its longest clip and a random margin; some are padded to 30 s. Clips of like length go
-together, so little is paid for padding.
+together, so little is paid for padding. Here are also the examples to measure on; `training.windows` makes those to
+learn from.
 """
 
 from collections.abc import Sequence
@@ -15,22 +16,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from speech.audio import SAMPLE_RATE
 from speech.context import MAX_POSITIONS, SAMPLES_PER_POSITION, positions_of
 from speech.features import log_mel_spectrogram, pad_or_trim
 from speech.tokens import WhisperTokenizer
+from training.augment import Blank, blank
 from training.data.manifest import Utterance, load_audio
-
-IGNORED = -100
-"""Label that the loss passes over."""
+from training.targets import IGNORED, Target, text_target
 
 
 class Example(TypedDict):
-    """One utterance, decoded."""
+    """One window of audio, decoded, and what is to be said of it."""
 
     index: int
     audio: NDArray[np.float32]  # (n_samples,)
-    tokens: list[int]  # start, language, task, no timestamps, text, end
+    target: Target
+    blanks: list[Blank]  # of its features, for SpecAugment
     margin: int | None  # positions; None: the collator draws one
 
 
@@ -38,18 +38,18 @@ class Batch(TypedDict):
     """What the model takes."""
 
     input_features: Tensor  # (batch, n_mels, 2 * positions)
-    decoder_input_ids: Tensor  # (batch, tokens): start … last text token
+    decoder_input_ids: Tensor  # (batch, tokens): start … last text token, padded with the end
     labels: Tensor  # (batch, tokens): language … end, padded with IGNORED
 
 
 class Utterances(Dataset[Example]):
-    """Utterances as a torch data set; audio is decoded when asked for.
+    """Utterances to measure on, as they are, as a torch data set; audio is decoded when asked for.
 
-    With a `margin`, as for evaluation, their batches have just that; without, the collator draws one.
+    Their batches have just the given margin.
     """
 
     def __init__(
-        self, utterances: Sequence[Utterance], root: Path, tokenizer: WhisperTokenizer, *, margin: int | None = None
+        self, utterances: Sequence[Utterance], root: Path, tokenizer: WhisperTokenizer, *, margin: int
     ) -> None:
         self._margin = margin
         self._utterances = utterances
@@ -64,13 +64,10 @@ class Utterances(Dataset[Example]):
         return Example(
             index=index,
             audio=load_audio(utterance, self._root),
-            tokens=self._tokenizer.labels(utterance.text, utterance.language),
+            target=text_target(self._tokenizer, utterance.text, utterance.language),
+            blanks=[],
             margin=self._margin,
         )
-
-    def positions(self) -> list[int]:
-        """Return the encoder positions that each utterance fills."""
-        return [positions_of(round(u.audio.duration * SAMPLE_RATE)) for u in self._utterances]
 
 
 @dataclass(frozen=True)
@@ -87,16 +84,17 @@ class ElasticCollator:
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
         """Collate; the same examples always get the same margin, so a resumed run repeats the interrupted one."""
-        # Labels are the tokens moved by one, made here: transformers' own shift would put a second start in front.
-        length = max(len(example["tokens"]) for example in examples) - 1
+        length = max(len(example["target"].inputs) for example in examples)
         decoder_input_ids = torch.full((len(examples), length), self.pad_token)
         labels = torch.full((len(examples), length), IGNORED)
         for row, example in enumerate(examples):
-            tokens = torch.tensor(example["tokens"])
-            decoder_input_ids[row, : len(tokens) - 1] = tokens[:-1]
-            labels[row, : len(tokens) - 1] = tokens[1:]
+            target = example["target"]
+            decoder_input_ids[row, : len(target.inputs)] = torch.tensor(target.inputs)
+            labels[row, : len(target.labels)] = torch.tensor(target.labels)
         n_samples = self._positions(examples) * SAMPLES_PER_POSITION
         features = [log_mel_spectrogram(pad_or_trim(example["audio"], n_samples), self.n_mels) for example in examples]
+        for one, example in zip(features, examples, strict=True):
+            blank(one, example["blanks"])
         return Batch(
             input_features=torch.from_numpy(np.stack(features)), decoder_input_ids=decoder_input_ids, labels=labels
         )

@@ -1,4 +1,4 @@
-"""Fine-tune a Whisper checkpoint on a manifest: set up, load, train, evaluate, save.
+"""Fine-tune a Whisper checkpoint on a manifest: set up, load, train, choose, evaluate, save.
 
 Reads a folder and a manifest, and writes a folder. It neither publishes nor judges: `training.run` does.
 """
@@ -14,17 +14,22 @@ import evaluate
 import torch
 from torch.utils.tensorboard import SummaryWriter
 from transformers import Seq2SeqTrainingArguments, WhisperForConditionalGeneration, set_seed
-from transformers.integrations import TensorBoardCallback
 from transformers.utils.logging import disable_progress_bar
 
+from registry.files import fsync_tree, write_atomically
 from speech.checkpoint import CHECKPOINT_FILES, WEIGHTS, checkpoint_files
 from speech.encoder import make_elastic
 from speech.tokens import WhisperTokenizer
 from training import metrics
+from training.adapters import add_adapters, merged_weights, whisper_of
 from training.batches import ElasticCollator, Utterances
+from training.checkpoints import last_checkpoint, saving
 from training.config import TrainingConfig
 from training.data.manifest import Utterance
-from training.trainer import Budget, ElasticTrainer, last_checkpoint, make_compute_metrics
+from training.devices import divide_batch, n_processes, rank, wait_for_all
+from training.selection import SelectionCallback, Weights, mean_weights
+from training.trainer import Budget, CurvesCallback, ElasticTrainer, make_compute_metrics
+from training.windows import TrainingWindows
 
 METRIC = Path(metrics.__file__).parent / "word_error_rate.py"
 
@@ -35,7 +40,9 @@ class FineTuned:
 
     checkpoint: Path
     steps: int
-    dev: dict[str, float]  # wer, cer, loss on the dev set, at the end
+    dev: dict[str, float]  # wer, cer, loss of the checkpoint on the dev set
+    selected: tuple[int, ...]  # steps whose weights it is the mean of
+    alpha: float = 1.0  # its place between the base (0) and the fine-tuned weights, see `training.interpolate`
 
 
 def fine_tune(
@@ -45,8 +52,12 @@ def fine_tune(
     dev: Sequence[Utterance],
     audio_root: Path,
     run: Path,
+    *,
+    replay: Sequence[Utterance] = (),
 ) -> FineTuned:
     """Fine-tune `base` and write the checkpoint to `run / "checkpoint"`; an interrupted run is resumed.
+
+    Of several processes (`training.devices`), all call this, and the first one writes.
 
     Args:
         config: of the run.
@@ -55,10 +66,17 @@ def fine_tune(
         dev: utterances for the in-loop evaluation.
         audio_root: what relative audio paths start from.
         run: folder for checkpoints, TensorBoard logs (`logs/`) and the result.
+        replay: general speech to rehearse, as much of it as the config says.
+
+    Raises:
+        SaveError: the disk is full, or fails; the last whole checkpoint is kept.
+        ConfigError: the processes cannot share a batch.
+        KeyboardInterrupt: a signal came, and a checkpoint was saved.
     """
     done = run / "finetuned.json"
     if done.is_file():
         return _read_result(done, run)
+    resume = last_checkpoint(run / "checkpoints")
 
     # Set up
     set_seed(config.seed)
@@ -73,6 +91,11 @@ def fine_tune(
     )
     model.config.use_cache = False
     make_elastic(model)
+    if config.freeze_encoder:
+        model.model.encoder.requires_grad_(requires_grad=False)
+    if config.lora is not None:
+        model = add_adapters(model, config.lora, encoder=not config.freeze_encoder)
+    windows = TrainingWindows(config, train, replay, audio_root, tokenizer, model.config.num_mel_bins)
     collator = ElasticCollator(
         n_mels=model.config.num_mel_bins,
         pad_token=tokenizer.eot,
@@ -83,60 +106,106 @@ def fine_tune(
     by_length = sorted(dev, key=lambda utterance: utterance.audio.duration)
 
     # Train
+    selection = SelectionCallback(
+        run / "snapshots",
+        merged_weights,
+        select=config.select,
+        count=config.average_checkpoints,
+        patience=config.early_stopping_patience,
+        min_delta=config.early_stopping_min_delta,
+    )
     trainer = ElasticTrainer(
         tokenizer=tokenizer,
         budget=Budget(config.max_steps, config.warmup, config.time_budget_s),
         model=model,
         args=_arguments(config, run, bf16=bf16),
-        train_dataset=Utterances(train, audio_root, tokenizer),
+        train_dataset=windows,
         eval_dataset=Utterances(by_length, audio_root, tokenizer, margin=config.serving_margin),
         data_collator=collator,
-        callbacks=[TensorBoardCallback(SummaryWriter(str(run / "logs")))],
+        callbacks=[*_curves(run / "logs", 0 if resume is None else resume.seal.step), selection],
         compute_metrics=make_compute_metrics(tokenizer, evaluate.load(str(METRIC))),
     )
-    resume = last_checkpoint(run / "checkpoints")
-    trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    trainer.train(resume)
+    steps = trainer.state.global_step
+
+    # Choose
+    scores = _last_scores(trainer) or trainer.evaluate()
+    wait_for_all()  # the first process writes the weights, all of them read
+    chosen = selection.chosen()
+    weights = mean_weights([snapshot.path for snapshot in chosen])
 
     # Evaluate
-    scores = trainer.evaluate()
+    if [snapshot.step for snapshot in chosen] != [steps]:
+        trainer.remove_callback(selection)
+        trainer.model = _with_weights(trainer.model, weights)
+        scores = trainer.evaluate()
     dev_scores = {name: float(scores[f"eval_{name}"]) for name in ("wer", "cer", "loss")}
 
     # Save
-    checkpoint = run / "checkpoint"
-    save_checkpoint(trainer.model, base, checkpoint)
-    result = {"steps": trainer.state.global_step, "dev": dev_scores}
-    done.write_text(json.dumps(result), encoding="utf-8")
-    shutil.rmtree(run / "checkpoints", ignore_errors=True)
+    if rank() == 0:
+        with saving("the fine-tuned checkpoint", run, "the same command goes on from the last step"):
+            save_checkpoint(_with_weights(trainer.model, weights), base, run / "checkpoint")
+            fsync_tree(run / "checkpoint")
+            result = {"steps": steps, "dev": dev_scores, "selected": sorted(snapshot.step for snapshot in chosen)}
+            write_atomically(done, json.dumps(result).encode())
+    wait_for_all()
     return _read_result(done, run)
 
 
+def _curves(logs: Path, step: int) -> list[CurvesCallback]:
+    """Return what writes TensorBoard's logs; a resumed run takes back what was logged after `step`."""
+    if rank() > 0:
+        return []
+    return [CurvesCallback(SummaryWriter(str(logs), purge_step=step + 1 if step else None))]
+
+
+def _last_scores(trainer: ElasticTrainer) -> dict[str, float] | None:
+    """Return the scores of the last step if it was evaluated in the loop."""
+    last = [entry for entry in trainer.state.log_history if "eval_wer" in entry][-1:]
+    return last[0] if last and last[0]["step"] == trainer.state.global_step else None
+
+
+def _with_weights(model: Any, weights: Weights) -> WhisperForConditionalGeneration:
+    """Return the Whisper alone, without adapters, with other weights."""
+    whisper = whisper_of(model) if whisper_of(model) is model else model.unload()
+    whisper.load_state_dict(weights)
+    return whisper
+
+
 def _arguments(config: TrainingConfig, run: Path, *, bf16: bool) -> Seq2SeqTrainingArguments:
-    return Seq2SeqTrainingArguments(
+    batch_size, accumulation = divide_batch(config.batch_size, config.gradient_accumulation_steps, n_processes())
+    arguments = Seq2SeqTrainingArguments(
         output_dir=str(run / "checkpoints"),
         learning_rate=config.learning_rate,
         max_steps=config.max_steps,
-        per_device_train_batch_size=config.batch_size,
+        per_device_train_batch_size=batch_size,
         per_device_eval_batch_size=config.batch_size,
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        gradient_accumulation_steps=accumulation,
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
+        activation_checkpointing=config.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},
         bf16=bf16,
         seed=config.seed,
         eval_strategy="steps",
         eval_steps=config.eval_steps,
         save_strategy="steps",
         save_steps=config.save_steps,
-        save_total_limit=2,
+        save_total_limit=None,  # ElasticTrainer removes old ones, once a new one is sealed
         logging_steps=5,
+        logging_nan_inf_filter=False,  # it would put the last finite loss in place of one that must end the run
         report_to=[],  # TensorBoard has a callback of its own, with a folder that outlives the checkpoints
         predict_with_generate=True,
         remove_unused_columns=False,
         label_names=["labels"],
         dataloader_num_workers=config.dataloader_workers,
         dataloader_pin_memory=torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,
         disable_tqdm=True,  # BudgetCallback shows the time that is left of the budget, not of max_steps
         use_cpu=not torch.cuda.is_available(),
     )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # noqa: SLF001 - no DataParallel; several GPUs take several processes
+    return arguments
 
 
 def computes_in_bf16(device: str) -> bool:
@@ -167,5 +236,9 @@ def save_checkpoint(model: Any, base: Path, target: Path) -> None:
 
 
 def _read_result(path: Path, run: Path) -> FineTuned:
+    for folder in ("checkpoints", "snapshots"):
+        shutil.rmtree(run / folder, ignore_errors=True)
     result = json.loads(path.read_text(encoding="utf-8"))
-    return FineTuned(checkpoint=run / "checkpoint", steps=result["steps"], dev=result["dev"])
+    return FineTuned(
+        checkpoint=run / "checkpoint", steps=result["steps"], dev=result["dev"], selected=tuple(result["selected"])
+    )

@@ -2,15 +2,17 @@
 
 What differs from the stock trainer: batches of like length, a loss normalised by tokens over accumulated batches,
 evaluation with our own greedy decoding (transformers' `generate` pads to 30 s), and a learning rate that falls to zero
-when the time or the steps run out, whichever comes first.
+when the time or the steps run out, whichever comes first. It trains alike in one process or in several, and goes on
+after a kill as if there had been none (docs/training/resume.md).
 """
 
-import json
 import math
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +21,24 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import Sampler
 from transformers import Seq2SeqTrainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations import TensorBoardCallback
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from speech.context import POSITIONS_PER_SECOND
 from speech.encoder import encode
 from speech.engine import MAX_NEW_TOKENS
 from speech.engine.torch_engine import greedy
 from speech.tokens import MAX_LABEL_TOKENS, WhisperTokenizer
-from training.batches import IGNORED, Batch, Utterances
+from training.adapters import whisper_of
+from training.batches import Batch
+from training.checkpoints import Checkpoint, SaveError, checkpoint_path, discard, prune, saving, seal
+from training.devices import largest, n_processes, rank, wait_for_all
+from training.targets import IGNORED
+from training.windows import Draw, TrainingWindows
 
 PROMPT_TOKENS = 4  # start, language, task, no timestamps
 PRINT_EVERY_S = 30.0
@@ -81,7 +91,7 @@ class BudgetCallback(TrainerCallback):  # type: ignore[misc]
         self._last = time.monotonic()
         self._started_s = self._budget.spent_s
         self._started_progress = self._budget.progress(state.global_step)
-        if self._bar.console.is_terminal:
+        if self._bar.console.is_terminal and rank() == 0:
             self._bar.start()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -89,10 +99,13 @@ class BudgetCallback(TrainerCallback):  # type: ignore[misc]
         now = time.monotonic()
         self._budget.spent_s += now - self._last
         self._last = now
+        if self._budget.seconds is not None:  # clocks differ, and with them learning rates would
+            self._budget.spent_s = largest(self._budget.spent_s)
         if self._budget.progress(state.global_step) >= 1.0:
             control.should_training_stop = True
             control.should_save = True  # what comes after training may fail; the training need not be lost with it
-        self._show(state)
+        if rank() == 0:
+            self._show(state)
 
     def on_log(
         self,
@@ -113,7 +126,8 @@ class BudgetCallback(TrainerCallback):  # type: ignore[misc]
 
     def close(self) -> None:
         """Close the bar, also after an error; more than once does no harm."""
-        self._bar.stop()
+        if self._bar.live.is_started:
+            self._bar.stop()
 
     def _show(self, state: TrainerState) -> None:
         progress = self._budget.progress(state.global_step)
@@ -133,11 +147,12 @@ class InterruptCallback(TrainerCallback):  # type: ignore[misc]
     """Turns SIGINT and SIGTERM into a checkpoint and an orderly stop after the step at hand.
 
     An exception in the middle of a step would leave weights that no checkpoint could be made of. A second signal ends
-    the process as usual.
+    the process as usual; under torchrun, which passes a signal on that the terminal has sent already, it is ignored.
     """
 
     def __init__(self) -> None:
         self.interrupted = False
+        self._process = os.getpid()
         self._before: dict[signal.Signals, Any] = {}
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -146,7 +161,8 @@ class InterruptCallback(TrainerCallback):  # type: ignore[misc]
             self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Save and stop if a signal came."""
+        """Save and stop if a signal came, to whichever process."""
+        self.interrupted = bool(largest(self.interrupted))
         if self.interrupted:
             control.should_save = True
             control.should_training_stop = True
@@ -156,9 +172,14 @@ class InterruptCallback(TrainerCallback):  # type: ignore[misc]
         self.restore()
 
     def _note(self, number: int, frame: Any) -> None:
+        if os.getpid() != self._process:  # a data loader's worker: the step at hand still needs it
+            return
         self.interrupted = True
-        self.restore()
-        Console(stderr=True).print("interrupted: a checkpoint is saved after this step; once more to stop at once")
+        if n_processes() == 1:
+            self.restore()
+        if rank() == 0:
+            then = "; once more to stop at once" if n_processes() == 1 else ""
+            Console(stderr=True).print(f"interrupted: a checkpoint is saved after this step{then}")
 
     def restore(self) -> None:
         """Give the signals back, also after an error; more than once does no harm."""
@@ -167,26 +188,43 @@ class InterruptCallback(TrainerCallback):  # type: ignore[misc]
         self._before = {}
 
 
-class LikeLengths(LengthGroupedSampler):  # type: ignore[misc]
-    """Batches of like length, in an order that follows from seed and epoch alone.
+class CurvesCallback(TensorBoardCallback):  # type: ignore[misc]
+    """TensorBoard's curves, on the disk with every checkpoint: what a kill loses of them, a resumed run logs again."""
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Write what is held back."""
+        self.tb_writer.flush()
+
+
+class LikeLengths(Sampler[Draw]):
+    """Steps of windows of like length, in an order that follows from seed and epoch alone.
 
     The stock sampler draws each epoch from where the last one left its generator, so a run resumed in its second epoch
-    sees the clips in the order of the first.
+    sees the windows in the order of the first. An epoch is made of whole steps: the last one is filled up with those of
+    the steps before it, as any number of processes must find the same steps.
     """
 
-    def __init__(self, batch_size: int, *, lengths: list[int], seed: int) -> None:
-        super().__init__(batch_size, lengths=lengths)
+    def __init__(self, windows_per_step: int, *, windows: TrainingWindows, seed: int) -> None:
+        self._windows_per_step = windows_per_step
+        self._windows = windows
         self._seed = seed
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Take the order of another epoch; Trainer calls this at the start of each."""
+        """Take the order of another epoch."""
         self._epoch = epoch
 
-    def __iter__(self) -> Iterator[int]:
+    def __len__(self) -> int:
+        return self._windows_per_step * math.ceil(len(self._windows) / self._windows_per_step)
+
+    def __iter__(self) -> Iterator[Draw]:
         generator = torch.Generator()
         generator.manual_seed(1_000_003 * self._seed + self._epoch)
-        return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
+        lengths = self._windows.positions(self._epoch)
+        order = get_length_grouped_indices(lengths, self._windows_per_step, generator=generator)
+        whole = order[: len(order) // self._windows_per_step * self._windows_per_step]
+        filling = islice(cycle(reversed(whole or order)), len(self) - len(order))
+        return (Draw(self._epoch, number) for number in (*order, *filling))
 
 
 class ElasticTrainer(Seq2SeqTrainer):  # type: ignore[misc]
@@ -203,11 +241,24 @@ class ElasticTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         self.model_accepts_loss_kwargs = False
         self._tokenizer = tokenizer
         self._budget = budget
+        self._sampler: LikeLengths | None = None
+        self._saved: int | None = None  # step of the last whole checkpoint
 
-    def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
-        """Train; after a signal, save a checkpoint first and then raise KeyboardInterrupt."""
+    def train(self, resume: Checkpoint | None = None) -> Any:
+        """Train, from `resume` on if given; after a signal, save a checkpoint and raise KeyboardInterrupt.
+
+        Raises:
+            SaveError: a checkpoint could not be written; the one before it is whole.
+            KeyboardInterrupt: SIGINT or SIGTERM came.
+        """
+        # On a CPU, as many threads as before: another number sums in another order, and the last bits differ.
+        torch.set_num_threads(torch.get_num_threads() if resume is None else resume.seal.threads)
+        if resume is not None:
+            self._saved = resume.seal.step
+            if resume.seal.finished:
+                return self._take(resume)
         try:
-            result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            result = super().train(resume_from_checkpoint=None if resume is None else str(resume.path))
         finally:
             self._progress.close()
             self._interrupt.restore()
@@ -222,13 +273,49 @@ class ElasticTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         self._created_lr_scheduler = True
         return scheduler
 
-    def _get_train_sampler(self, train_dataset: Utterances | None = None) -> "LikeLengths":
-        dataset = train_dataset or self.train_dataset
-        return LikeLengths(
-            self.args.train_batch_size * self.args.gradient_accumulation_steps,
-            lengths=dataset.positions(),
+    def _take(self, finished: Checkpoint) -> None:
+        """Take over a run that was killed after its last step; Trainer would make one more."""
+        self._load_from_checkpoint(str(finished.path))
+        self.state = TrainerState.load_from_json(str(finished.path / TRAINER_STATE_NAME))
+
+    def _get_train_sampler(self, train_dataset: TrainingWindows | None = None) -> LikeLengths:
+        self._sampler = LikeLengths(
+            self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
+            windows=train_dataset or self.train_dataset,
             seed=self.args.seed,
         )
+        return self._sampler
+
+    def _run_epoch(self, *, epoch: int, **kwargs: Any) -> None:
+        # Neither Trainer nor accelerate finds the sampler of a shard of which the first batches are skipped.
+        if self._sampler is not None:
+            self._sampler.set_epoch(epoch)
+        super()._run_epoch(epoch=epoch, **kwargs)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        step = self.state.global_step
+        folder = Path(self.args.output_dir)
+        path = checkpoint_path(folder, step)
+        then = "the same command " + ("starts over" if self._saved is None else f"goes on from step {self._saved}")
+        finished = self._budget.progress(step) >= 1.0 or (
+            self.control.should_training_stop and not self._interrupt.interrupted
+        )
+        try:
+            with saving(f"the checkpoint of step {step}", folder, then):
+                if self.args.should_save:
+                    discard(path)  # what a kill left
+                wait_for_all()
+                super()._save_checkpoint(model, trial)
+                wait_for_all()
+                if self.args.should_save:
+                    seal(path, step=step, finished=finished, threads=torch.get_num_threads())
+        except SaveError:
+            discard(path)
+            raise
+        self._saved = step
+        if self.args.should_save:
+            best = self.state.best_model_checkpoint
+            prune(folder, None if best is None else Path(best))
 
     def prediction_step(
         self,
@@ -246,7 +333,7 @@ class ElasticTrainer(Seq2SeqTrainer):  # type: ignore[misc]
             loss = token_mean_loss(outputs, prepared["labels"])
             if prediction_loss_only:
                 return loss, None, None
-            whisper = self.accelerator.unwrap_model(model)
+            whisper = whisper_of(self.accelerator.unwrap_model(model))
             encoded = encode(whisper.model.encoder, features)
             prompts = decoder_input_ids[:, :PROMPT_TOKENS].tolist()
             hypotheses = greedy(whisper, encoded, prompts, max_new_tokens(encoded.shape[1]), self._tokenizer)
@@ -288,17 +375,3 @@ def make_compute_metrics(tokenizer: WhisperTokenizer, metric: Any) -> Callable[[
         return scores
 
     return compute
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest whole checkpoint; one that a kill cut short lacks a readable `trainer_state.json`."""
-    whole = []
-    for path in folder.glob("checkpoint-*"):
-        step = path.name.removeprefix("checkpoint-")
-        try:
-            state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError):
-            continue
-        if step.isdigit() and state.get("global_step") == int(step):  # Trainer writes the state last
-            whole.append((int(step), path))
-    return max(whole)[1] if whole else None

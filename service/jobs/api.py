@@ -125,6 +125,9 @@ async def create_job(request: Request) -> Response:
     from service.jobs.store import FullError, ReusedKeyError
 
     runner = await _runner(request)
+    if "x-deadline-ms" in request.headers:
+        message = "A job has no deadline; use POST /transcribe, or cancel it when you need it no longer."
+        raise ApiError(400, "unsupported_parameter", message, "X-Deadline-Ms")
     loaded(request)  # or there is no need to read the upload
     settings: Settings = request.app.state.settings
     key = _idempotency_key(request)
@@ -273,9 +276,9 @@ def _webhook(settings: Settings, given: list[str]) -> str | None:
 
 def _check(request: Request, form: FormData) -> UploadFile:
     """Return the file of a form that POST /transcribe will take; better refused now than when nobody looks."""
-    strict = request.app.state.settings.strict
-    asked = read_transcribe(form, strict=strict)
-    options_of(asked, loaded(request, asked.form.model or None), task="transcribe", strict=strict)
+    settings: Settings = request.app.state.settings
+    asked = read_transcribe(form, strict=settings.strict)
+    options_of(asked, loaded(request, asked.form.model or None), settings, task="transcribe")
     if asked.stream:
         raise ApiError(400, "invalid_value", "stream: a job's answer is there when it is done.", "stream")
     files = [file for _, file in form.multi_items() if isinstance(file, UploadFile)]

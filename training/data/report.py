@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from registry.files import write_atomically
 from training.data.manifest import Utterance
 
 IDS_SHOWN = 5
@@ -118,7 +119,7 @@ class DataReport(BaseModel):
     def write(self, path: Path) -> None:
         """Write the report as JSON."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        write_atomically(path, self.model_dump_json(indent=2).encode() + b"\n")
 
 
 def _by_count(reasons: Iterable[str]) -> dict[str, int]:

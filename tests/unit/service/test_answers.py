@@ -113,6 +113,7 @@ async def test_words_and_log_probabilities_are_told_where_asked_for(make_app, se
     ]
     told = [[one["logprob"] for one in segment["logprobs"]] for segment in body["segments"]]
     assert told == [[-0.1], [-0.2, -0.3]]
+    assert [(segment["seek"], segment["tokens"]) for segment in body["segments"]] == [(0, [2]), (0, [3, 4])]
     assert [(segment["words"], segment["logprobs"]) for segment in bare["segments"]] == [(None, None)]
     assert body["text"] == bare["text"] == "Uno. Due"
 
@@ -344,4 +345,8 @@ async def test_noise_is_no_speech(make_app, serve, wav, noise, engine):
         assert (body["text"], body["no_speech"], len(engine.batches)) == ("", True, warm)
         assert (await post(client, wav(noise(5)), vad="false")).json()["text"]
     async with serve(make_app(vad=False)) as client:
-        assert (await post(client, wav(noise(5)), vad="true")).json()["text"]
+        body = (await post(client, wav(noise(5)), vad="true")).json()
+        assert body["text"]
+        assert "switched off" in body["warnings"][0]
+        detected = await post(client, wav(noise(5)), "/detect-language", vad="true")
+        assert "switched off" in detected.headers["x-whisperloop-warnings"]

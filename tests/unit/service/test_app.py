@@ -294,13 +294,16 @@ async def test_a_model_that_does_not_work_is_never_ready(make_app, serve, engine
 
 
 async def test_a_dead_scheduler_is_not_ready(make_app, serve):
-    """Readiness is about decoding, not about having loaded once."""
+    """Health is about decoding, not about having loaded once: not ready, nor alive, as only a restart helps."""
     app = make_app()
     async with serve(app) as client:
+        assert (await client.get("/health/live")).status_code == 200
         await app.state.models.main.scheduler.close()
-        response = await client.get("/health/ready")
-    assert response.status_code == 503
-    assert "restart" in response.json()["error"]["message"]
+        answers = [await client.get("/health/ready"), await client.get("/health/live")]
+    for response in answers:
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "engine_stopped")
+        assert "restart" in response.json()["error"]["message"]
+        assert response.headers["retry-after"] == "5"
 
 
 async def test_stopping_ends_the_worker_thread(make_app, serve, wav):

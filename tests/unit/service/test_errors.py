@@ -1,5 +1,6 @@
 """Every answer that is not a success: its status, its code, and nothing of what is inside."""
 
+import base64
 import re
 import struct
 
@@ -9,6 +10,10 @@ from fastapi import HTTPException
 
 from service.routes import router
 from speech.audio import AudioError
+
+PICTURE = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -31,7 +36,7 @@ async def send(client, data=b"", name="file", **form):
 
 
 async def test_files_that_are_not_usable_audio(make_app, serve, wav):
-    """Empty, text and too long: each has its own code, and blames the file."""
+    """Empty, text, a picture and too long: each has its own code, and blames the file."""
     data = wav(3.0)
     no_samples = data[:40] + struct.pack("<I", 0)
     async with serve(make_app(max_audio_seconds=5)) as client:
@@ -39,6 +44,7 @@ async def test_files_that_are_not_usable_audio(make_app, serve, wav):
         check(await send(client, no_samples), 400, "empty_audio", "file")
         check(await send(client, b"Dear sir or madam,\n" * 50), 415, "unsupported_audio", "file")
         check(await send(client, b"#EXTM3U\nfile:///etc/passwd\n"), 415, "unsupported_audio", "file")
+        check(await send(client, PICTURE), 415, "no_audio_stream", "file")
         check(await send(client, data[:44]), 400, "empty_audio", "file")  # cut off before its first sample
         check(await send(client, wav(5.1)), 413, "audio_too_long", "file")
         assert (await send(client, data)).status_code == 200
@@ -84,7 +90,7 @@ async def test_forms_that_are_not_understood(make_app, serve, wav):
         check(await send(client, data, language=["it", "en"]), 400, "invalid_request", "language")
         check(await send(client, data, language="x" * 100_000), 400, "invalid_value", "language")
         files = [("file", (f"{i}", data)) for i in range(17)]
-        check(await client.post("/transcribe", files=files), 400, "invalid_request")
+        check(await client.post("/transcribe", files=files), 400, "invalid_request", "file")
         check(await client.post("/detect-language", files=files[:2]), 400, "invalid_request", "file")
         files = {"file": ("a", data)}
         check(

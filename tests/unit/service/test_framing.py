@@ -20,17 +20,23 @@ FIELD = b'--b\r\nContent-Disposition: form-data; name="language"\r\n\r\n'
 @pytest.fixture
 def port(make_app):
     """Run the echo engine behind uvicorn, in a thread of this process."""
-    app = make_app(max_upload_bytes=20_000_000, upload_timeout_s=0.5)
+    with serving(make_app(max_upload_bytes=20_000_000, upload_timeout_s=0.5)) as port:
+        deadline = time.monotonic() + 30
+        while 200 not in exchange(port, request("GET", "/health/ready")):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        yield port
+
+
+@contextlib.contextmanager
+def serving(app):
+    """Run an application behind our protocol; yields the port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(app, http=Protocol, log_config=None, access_log=False))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         port = listener.getsockname()[1]
         try:
-            deadline = time.monotonic() + 30
-            while 200 not in exchange(port, request("GET", "/health/ready")):
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
             yield port
         finally:
             server.should_exit = True
@@ -193,6 +199,32 @@ def test_who_takes_long_over_a_body_is_not(port, wav, monkeypatch):
             assert connection.getresponse().read().startswith(b"{")
             time.sleep(0.1)
         assert len(addresses) == 1
+
+
+@pytest.mark.parametrize("takes", [True, False])
+def test_who_takes_nothing_of_an_answer_is_hung_up_on(monkeypatch, takes):
+    """An answer that is taken slowly comes whole; one that nobody takes holds neither a connection nor a model."""
+    monkeypatch.setattr(service.server, "TAKE_TIMEOUT_S", 0.4)
+    megabytes, over = 30, threading.Event()
+
+    async def answers(scope, _receive, send):
+        if scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            for i in range(megabytes):
+                await send({"type": "http.response.body", "body": bytes(2**20), "more_body": i < megabytes - 1})
+            over.set()
+
+    with serving(answers) as port, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**20)
+        client.settimeout(20)
+        client.connect(("127.0.0.1", port))
+        client.sendall(request("GET", "/"))
+        n_bytes = 0
+        while takes and (part := client.recv(2**20)):
+            n_bytes += len(part)
+            time.sleep(0.02)
+        assert over.wait(20)
+    assert n_bytes >= megabytes * 2**20 if takes else n_bytes == 0
 
 
 def test_what_is_wrong_twice_is_answered_once(port, caplog):

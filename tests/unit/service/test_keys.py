@@ -257,7 +257,7 @@ async def test_a_key_opens_everything(make_app, serve, file, wav, caplog):
     assert 'whisperloop_key_requests_total{key="app"} 6.0' in metrics
     assert 'whisperloop_key_audio_seconds_total{key="app"} 2.0' in metrics
     assert 'whisperloop_errors_total{code="invalid_api_key"} 1.0' in metrics
-    assert "whisperloop_request_real_time_factor_count 1.0" in metrics
+    assert 'whisperloop_request_real_time_factor_count{version="echo@1"} 1.0' in metrics
     assert key not in caplog.text
     assert key not in metrics
 

@@ -158,6 +158,23 @@ async def test_who_leaves_pays_for_what_was_heard(make_app, serve, file, wav, en
         assert await left(client, key) == 88
 
 
+async def test_a_job_that_used_up_the_day_is_fetched(make_app, serve, file, wav, tmp_path):
+    """Who has no audio left may send none, and still ask, read and delete what is there: it was paid for."""
+    key = add_key(file, "app", audio_seconds_per_day=5)
+    app = make_app(keys=file, database=f"sqlite:///{tmp_path}/service.db")
+    async with serve(app) as client:
+        client.headers.update(bearer(key))
+        job = (await client.post("/v1/jobs", files={"file": ("a", wav(9))})).json()
+        path = f"/v1/jobs/{job['id']}"
+        with anyio.fail_after(30):
+            while (await client.get(path)).json()["status"] != "succeeded":  # noqa: ASYNC110
+                await anyio.sleep(0.02)
+        assert (await client.get(f"{path}/result")).json()["duration"] == 9
+        for route in ("/transcribe", "/v1/audio/transcriptions", "/detect-language", "/v1/jobs"):
+            assert (await client.post(route, files={"file": ("a", wav(1))})).status_code == 429
+        assert (await client.delete(path)).status_code == 204
+
+
 async def test_every_way_to_be_heard_is_paid_for(make_app, serve, file, wav, tmp_path):
     """Silence, several files, streams, a search for the language, jobs: seconds are seconds; each key has its own."""
     key, other = (add_key(file, name, audio_seconds_per_day=100) for name in ("app", "other"))

@@ -118,8 +118,13 @@ async def test_a_new_production_takes_over(publish, make, serve, wav, engines, c
     assert metrics["whisperloop_model_swaps_total", "served", "whisper@production"] == 2
     assert metrics["whisperloop_model_info", "echo of second", second.ref, "whisper@production"] == 1
     assert not any(first.ref in labels for name, *labels in metrics if name == "whisperloop_model_info")
-    assert metrics["whisperloop_version_audio_seconds_total", first.ref] == 1.0
-    assert metrics["whisperloop_version_engine_seconds_total", second.ref] > 0
+    for ref in (first.ref, second.ref):  # the two can be compared
+        assert metrics["whisperloop_requests_total", *sorted(("/transcribe", "200", ref))] == 1
+        for name in ("batch_windows", "batch_seconds", "request_real_time_factor"):
+            assert metrics[f"whisperloop_{name}_count", ref] == 1
+        assert metrics["whisperloop_audio_seconds_total", ref] == 1.0
+        assert metrics["whisperloop_paid_seconds_total", ref] == 30.0
+    assert metrics["whisperloop_queue_windows", *sorted(("interactive", second.ref))] == 0
     assert f"swapped: {second.ref}" in caplog.text
 
 

@@ -16,8 +16,8 @@ from service.openai_form import (
     read_transcription,
     read_translation,
 )
+from service.settings import Settings
 from speech.engine import MAX_PROMPT_TOKENS
-from speech.tokens import UnknownLanguageError
 from speech.transcribe import Options
 
 
@@ -50,7 +50,7 @@ def model(tokenizer):
 @pytest.fixture
 def options(model):
     """Return the function that tells what the engine is asked for."""
-    return lambda asked, task="transcribe": options_of(asked, model, task=task, strict=False)[1]
+    return lambda asked, task="transcribe": options_of(asked, model, Settings(), task=task)[1]
 
 
 @pytest.fixture
@@ -135,6 +135,8 @@ def test_empty_fields_are_left_out():
         ([("known_speaker_names[]", "Anna")], "known_speaker_names"),
         ([("chunking_strategy[type]", "server_vad")], "chunking_strategy"),
         ([("temprature", "0")], "temprature"),
+        ([("timestamp_granularities[]", "segment")], "timestamp_granularities"),
+        ([("timestamp_granularities[]", "segment"), ("response_format", "text")], "timestamp_granularities"),
     ],
 )
 def test_what_has_no_effect_is_said_or_refused(fields, param):
@@ -142,6 +144,66 @@ def test_what_has_no_effect_is_said_or_refused(fields, param):
     (warning,) = read(*fields).warnings
     assert param in warning
     assert refused(*fields, strict=True)[1] == param
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ([("beam_size", "5"), ("temperature", "0.5")], "beam_size"),
+        ([("guard", "redecode"), ("temperature", "0.5")], "guard"),
+        ([("max_chars_per_line", "36")], "max_chars_per_line"),
+        ([("max_lines", "1"), ("response_format", "tsv")], "max_lines"),
+        ([("max_chars_per_second", "12"), ("response_format", "text")], "max_chars_per_second"),
+        ([("max_duration", "5"), ("response_format", "verbose_json")], "max_duration"),
+        ([("timestamp_granularities[]", "segment"), ("response_format", "text")], "timestamp_granularities"),
+    ],
+)
+def test_what_has_no_effect_on_a_native_answer_is_said_or_refused(fields, param):
+    """A field that another one makes void names itself."""
+    (warning,) = native(*fields).warnings
+    assert warning.startswith(f"{param}: ")
+    with pytest.raises(ApiError) as raised:
+        native(*fields, strict=True)
+    assert (raised.value.code, raised.value.param) == ("unsupported_parameter", param)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [("beam_size", "5")],
+        [("guard", "drop"), ("temperature", "0.5")],
+        [("max_chars_per_line", "36"), ("response_format", "srt")],
+        [("max_duration", "5"), ("response_format", "vtt")],
+        [("timestamp_granularities[]", "segment")],
+        [("timestamp_granularities[]", "word"), ("response_format", "text"), ("stream", "true")],
+        [("timestamp_granularities[]", "segment"), ("response_format", "srt")],
+    ],
+)
+def test_what_has_an_effect_is_not_warned_of(fields):
+    """In strict mode neither."""
+    assert native(*fields, strict=True).warnings == ()
+
+
+@pytest.mark.parametrize("name", ["stream", "chunking_strategy"])
+def test_null_is_a_text_in_forms(name):
+    """OpenAI's Node client refuses null, and says to send that text; nothing was asked for."""
+    asked = read((name, "null"), strict=True)
+    assert (asked.stream, asked.form.chunking_strategy, asked.warnings) == (False, None, ())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ([("keywords[]", "a\u2028b")], "keywords: a keyword is one line, without < and >."),
+        ([("chunking_strategy", "never")], "chunking_strategy: send auto, or an object whose type is server_vad."),
+        ([("chunking_strategy[threshold]", "0.5")], "chunking_strategy: it lacks 'type'."),
+    ],
+)
+def test_refusals_say_what_to_send(fields, message):
+    """Rather than which pattern did not match, or that a field is missing that is there."""
+    with pytest.raises(ApiError) as raised:
+        read(*fields)
+    assert raised.value.message == message
 
 
 @pytest.mark.parametrize(
@@ -223,9 +285,11 @@ def test_several_languages_are_to_choose_from(options):
 
 
 def test_an_unknown_language_is_named(options):
-    """Also among several."""
-    with pytest.raises(UnknownLanguageError, match="klingon"):
-        options(read(("languages[]", "it"), ("languages[]", "klingon")))
+    """In the field that it was in, also among several."""
+    for name in ("languages", "language"):
+        with pytest.raises(ApiError, match="klingon") as raised:
+            options(read(*[("languages[]", "it")] * (name == "languages"), (name, "klingon")))
+        assert (raised.value.status, raised.value.code, raised.value.param) == (400, "unknown_language", name)
 
 
 @pytest.mark.parametrize(
@@ -242,13 +306,24 @@ def test_words_are_timed_where_times_are_told(options, response_format, timed):
 def test_a_prompt_that_is_too_long_keeps_its_end(model):
     """Which is said, or refused in strict mode."""
     asked = read(("prompt", "a" * 1000 + "b"))
-    told, found = options_of(asked, model, task="transcribe", strict=False)
+    told, found = options_of(asked, model, Settings(), task="transcribe")
     assert len(found.prompt) == MAX_PROMPT_TOKENS
     assert found.prompt[-1] == model.scheduler.engine.tokenizer.encode("b")[-1]
     assert "prompt" in told.warnings[0]
     with pytest.raises(ApiError) as raised:
-        options_of(asked, model, task="transcribe", strict=True)
+        options_of(asked, model, Settings(strict=True), task="transcribe")
     assert raised.value.param == "prompt"
+
+
+def test_a_detector_that_is_switched_off_for_all_is_said(model):
+    """To who asks for it, and to nobody else; or refused in strict mode."""
+    for fields, n_warnings in (([("vad", "true")], 1), ([("vad", "false")], 0), ([], 0)):
+        told, _ = options_of(native(*fields), model, Settings(vad=False), task="transcribe")
+        assert len(told.warnings) == n_warnings
+        assert options_of(native(*fields), model, Settings(vad=True), task="transcribe")[0].warnings == ()
+    with pytest.raises(ApiError) as raised:
+        options_of(native(("vad", "true")), model, Settings(vad=False, strict=True), task="transcribe")
+    assert (raised.value.code, raised.value.param) == ("unsupported_value", "vad")
 
 
 def test_a_native_form_needs_its_file_only(options):
@@ -321,6 +396,8 @@ def test_every_field_names_itself(name, value):
         ([("stream", "true"), ("response_format", "tsv")], "stream"),
         ([("include", "logprobs"), ("response_format", "tsv")], "include"),
         ([("timestamp_granularities[]", "")], "timestamp_granularities"),
+        ([("timestamp_granularities[]", "word"), ("response_format", "text")], "timestamp_granularities"),
+        ([("timestamp_granularities[]", "word"), ("response_format", "srt")], "timestamp_granularities"),
     ],
 )
 def test_native_fields_may_contradict_each_other(fields, param):

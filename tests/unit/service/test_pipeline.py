@@ -15,6 +15,7 @@ import pytest
 
 from service import decoder
 from service.request import means
+from service.scheduler import DeadlineExceededError
 from service.transcribe import DECODE_THREADS, WINDOWS_AHEAD, first_result, transcribe
 from speech import vad
 from speech.audio import SAMPLE_RATE, AudioError
@@ -70,7 +71,8 @@ def running(make_app, serve, engine, decode_with):
                 file = io.BytesIO(b"a film")
                 return asyncio.create_task(transcribe(file, options, means(app, app.state.models.main), **given))
 
-            start.scheduler = app.state.models.main.scheduler
+            start.means = means(app, app.state.models.main)
+            start.scheduler = start.means.scheduler
             yield start
 
     return run
@@ -157,6 +159,21 @@ async def test_who_leaves_closes_the_file(running, engine, until, moment):
         assert film.read_s < film.seconds
         assert start.scheduler.is_idle
         engine.gate.set()
+
+
+@pytest.mark.parametrize("level", [0.0, 0.3])
+@pytest.mark.parametrize("work", [transcribe, first_result])
+async def test_a_deadline_ends_the_reading(running, work, level):
+    """Silence never gets to the engine, nor does what is not read yet: the time is over for it, too."""
+    film = Film(3600, pause_s=0.01)
+    film._block *= level / 0.3
+    async with running(film) as start:
+        soon = asyncio.get_running_loop().time() + 0.2
+        with pytest.raises(DeadlineExceededError):
+            await work(io.BytesIO(b"a film"), IT, replace(start.means, deadline=soon))
+        assert not film.is_open
+        assert film.read_s < film.seconds
+        assert start.scheduler.is_idle
 
 
 async def test_who_is_told_twice_to_leave_still_waits_for_the_thread(running, until):

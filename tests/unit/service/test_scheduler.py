@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -120,12 +121,58 @@ async def test_an_exception_fails_one_batch_and_not_the_loop(engine, window, wor
         assert await decode(scheduler, window()) == [words(window().audio)]
 
 
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError])
+@pytest.mark.parametrize("bad", [{0}, {3}, {7}, {1, 6}, set(range(8))])
+async def test_a_window_that_blows_the_engine_up_fails_alone(engine, window, words, until, error, bad):
+    """Its company is decoded without it, wherever in the batch it was; each gets its own words."""
+    levels = [0.1 + i / 100 for i in range(8)]
+    poison = {words(window(level=levels[i]).audio) for i in bad}
+    transcribe = engine.transcribe
+
+    def explode(windows, is_cancelled):
+        if any(words(one.audio) in poison for one in windows):
+            raise error("out of something")
+        return transcribe(windows, is_cancelled)
+
+    async with running(engine) as scheduler:
+        engine.gate.clear()
+        first = asyncio.create_task(decode(scheduler, window()))
+        await until(lambda: engine.batches)
+        engine.transcribe = explode
+        rest = [asyncio.create_task(decode(scheduler, window(level=level))) for level in levels]
+        await until(lambda: scheduler.stats().waiting_windows == 8)
+        engine.gate.set()
+        answers = await asyncio.gather(first, *rest, return_exceptions=True)
+        assert scheduler.stats().last_batch_sizes == (1, 8)
+    for i, (level, answer) in enumerate(zip(levels, answers[1:], strict=True)):
+        if i in bad:
+            assert isinstance(answer, EngineError)
+        else:
+            assert answer == [words(window(level=level).audio)]
+
+
+async def test_an_engine_that_hangs_is_told(engine, window, until, monkeypatch):
+    """A batch that does not come back is no running service, and nobody begins to wait for it."""
+    async with running(engine) as scheduler:
+        engine.gate.clear()
+        waiting = asyncio.create_task(decode(scheduler, window()))
+        await until(lambda: engine.batches)
+        assert scheduler.is_running
+        monkeypatch.setattr("service.scheduler.HUNG_S", 0)
+        assert not scheduler.is_running
+        with pytest.raises(EngineError):
+            await decode(scheduler, window())
+        engine.gate.set()
+        await waiting
+        await until(lambda: scheduler.is_running)
+
+
 async def test_a_wrong_number_of_results_is_an_error(engine, window):
     """No result is ever handed to another window because one is missing."""
     transcribe = engine.transcribe
     engine.transcribe = lambda windows, is_cancelled: transcribe(windows, is_cancelled)[1:]
     async with running(engine) as scheduler:
-        with pytest.raises(EngineError, match="1 results for 2 windows"):
+        with pytest.raises(EngineError, match="0 results for 1 windows"):
             await decode(scheduler, window(), window())
 
 
@@ -576,6 +623,26 @@ async def test_what_cannot_be_done_in_time_is_refused_at_once(engine, window, un
         film.cancel()
         await asyncio.gather(film, return_exceptions=True)
         engine.gate.set()
+
+
+async def test_an_old_measurement_refuses_nobody_for_ever(engine, window, words, monkeypatch):
+    """A slow batch makes deadlines look out of reach; an idle engine lets one be tried after a while, and is seen."""
+    async with running(engine) as scheduler:
+        transcribe = engine.transcribe
+        engine.transcribe = lambda *given: time.sleep(0.2) or transcribe(*given)
+        await decode(scheduler, window(0.1))
+        engine.transcribe = transcribe
+
+        async def ask():
+            with scheduler.admit(1, deadline=after(1)) as job:
+                return [result.text for result in await scheduler.submit(job, [window()])]
+
+        with pytest.raises(DeadlineUnreachableError):
+            await ask()
+        monkeypatch.setattr("service.scheduler.STALE_S", 0)
+        assert await ask() == [words(window().audio)]
+        monkeypatch.setattr("service.scheduler.STALE_S", 1e9)
+        assert await ask() == [words(window().audio)]
 
 
 async def test_who_is_refused_learns_the_wait(make_engine, window, until):

@@ -85,8 +85,9 @@ async def test_copies_are_compared_and_nothing_changes(shadowed, serve, wav, unt
     assert about["beside"][0]["role"] == "shadow"
     assert metrics["whisperloop_shadow_requests_total", "compared"] == 3
     assert metrics["whisperloop_shadow_disagreement_count", "echo@2"] == 3
-    assert metrics["whisperloop_audio_seconds_total",] == 3.0  # the requests' alone
-    assert metrics["whisperloop_version_audio_seconds_total", "echo@2"] == 3.0
+    assert metrics["whisperloop_audio_seconds_total", "echo@1"] == 3.0  # the requests' alone
+    assert metrics["whisperloop_audio_seconds_total", "echo@2"] == 3.0
+    assert metrics["whisperloop_stage_seconds_total", "engine"] == metrics["whisperloop_batch_seconds_sum", "echo@1"]
 
 
 async def test_disagreement_is_counted(shadowed, serve, wav, until, make_engine, caplog):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from speech.audio import SAMPLE_RATE, AudioError, declared_seconds, decode_audio, stream_audio, until_damage
 
-CODES = {"empty_audio", "unsupported_audio", "truncated_audio", "damaged_audio", "audio_too_long"}
+CODES = {"empty_audio", "unsupported_audio", "no_audio_stream", "truncated_audio", "damaged_audio", "audio_too_long"}
 SECONDS = 2.0
 
 FORMATS = {
@@ -33,6 +33,7 @@ FORMATS = {
     "webm-opus": ("webm", "libopus", 48_000, None),
     "m4a": ("mp4", "aac", 44_100, None),
     "adts": ("adts", "aac", 44_100, None),
+    "au": ("au", "pcm_s16be", 16_000, None),
     "aiff": ("aiff", "pcm_s16be", 44_100, None),
     "matroska-pcm": ("matroska", "pcm_s16le", 16_000, None),
 }
@@ -40,7 +41,19 @@ LOSSY_PADDING_S = 0.05  # AAC's encoder delay, where the container cannot say ho
 
 BROWSERS_AND_PHONES = ("wav-16", "flac", "mp3", "ogg-opus", "m4a", "webm-opus")
 
-ENDS_ARE_KNOWN = ("wav-16", "wav-u8", "wav-24", "wav-float", "flac", "mp3", "ogg-opus", "webm-opus", "m4a", "aiff")
+ENDS_ARE_KNOWN = (
+    "wav-16",
+    "wav-u8",
+    "wav-24",
+    "wav-float",
+    "flac",
+    "mp3",
+    "ogg-opus",
+    "webm-opus",
+    "m4a",
+    "aiff",
+    "au",
+)
 
 
 @pytest.fixture(scope="module")
@@ -218,8 +231,8 @@ def test_a_codec_that_nobody_knows_is_unsupported(make):
     assert code_of(wav[:tag] + b"\xee\xee" + wav[tag + 2 :]) == "unsupported_audio"
 
 
-def test_a_picture_is_unsupported():
-    """FFmpeg opens pictures; they hold no audio stream."""
+def test_a_picture_has_no_audio_stream():
+    """FFmpeg opens pictures, and videos without sound; both are told from what is no medium at all."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="image2pipe") as output:
         stream = output.add_stream("png", rate=1)
@@ -227,7 +240,7 @@ def test_a_picture_is_unsupported():
         stream.pix_fmt = "rgb24"
         output.mux([*stream.encode(av.VideoFrame(16, 16, "rgb24")), *stream.encode(None)])
     assert buffer.getvalue().startswith(b"\x89PNG")
-    assert code_of(buffer.getvalue()) == "unsupported_audio"
+    assert code_of(buffer.getvalue()) == "no_audio_stream"
 
 
 def test_a_missing_file_is_the_callers_mistake(tmp_path):
@@ -259,7 +272,7 @@ def test_a_cut_file_is_never_taken_for_a_whole_one(make, name, share):
 
 
 @pytest.mark.parametrize(
-    "name", ["wav-16", "wav-u8", "wav-24", "wav-float", "wav-mulaw", "ogg-opus", "mp3", "flac", "aiff"]
+    "name", ["wav-16", "wav-u8", "wav-24", "wav-float", "wav-mulaw", "ogg-opus", "mp3", "flac", "aiff", "au", "m4a"]
 )
 def test_a_file_without_its_last_tenth_is_truncated(make, name):
     """A tenth of a 10 s recording is a second, twice what headers may be wrong by."""
@@ -409,7 +422,7 @@ def test_what_was_heard_is_kept_and_the_damage_told(code):
     assert (raised.value, told) == (fault, [fault])
 
 
-@pytest.mark.parametrize("code", ["empty_audio", "unsupported_audio", "audio_too_long"])
+@pytest.mark.parametrize("code", ["empty_audio", "unsupported_audio", "no_audio_stream", "audio_too_long"])
 def test_what_is_no_damage_is_raised(code):
     """A film over the limit is refused, not answered in part."""
 

@@ -5,13 +5,15 @@ import pytest
 
 from speech.context import MAX_POSITIONS, SAMPLES_PER_POSITION
 from speech.features import log_mel_spectrogram, pad_or_trim
-from training.batches import IGNORED, ElasticCollator, Example
+from training.batches import ElasticCollator, Example
+from training.targets import IGNORED, text_target
 
 
 def example(tokenizer, index, seconds, text="ciao a tutti", margin=None):
     """Return an utterance of noise."""
     audio = np.random.default_rng(index).normal(0, 0.1, round(seconds * 16_000)).astype(np.float32)
-    return Example(index=index, audio=audio, tokens=tokenizer.labels(text, "it"), margin=margin)
+    target = text_target(tokenizer, text, "it")
+    return Example(index=index, audio=audio, target=target, blanks=[], margin=margin)
 
 
 @pytest.fixture

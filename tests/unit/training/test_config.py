@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 import training
-from training.config import ConfigError, FolderSource, make_config, read_config
+from training.config import ConfigError, make_config, read_config
+from training.data.sources.config import FolderSource
 
 SHIPPED = sorted((Path(training.__file__).parent / "configs").glob("*.toml"))
 SOURCE = {"kind": "folder", "path": "speech", "language": "it"}
@@ -13,7 +14,7 @@ SOURCE = {"kind": "folder", "path": "speech", "language": "it"}
 
 def test_there_are_shipped_recipes():
     """The package ships recipes to start from."""
-    assert {path.name for path in SHIPPED} >= {"demo.toml", "small.toml"}
+    assert {path.stem for path in SHIPPED} == {"demo", "small", "lora-8gb", "multi-gpu"}
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -61,6 +62,58 @@ def test_a_wrong_field_is_named(content, field):
     """Unknown fields, impossible values and contradictions are refused with the field's name."""
     with pytest.raises(ConfigError, match=field):
         make_config("mine.toml", {"sources": [SOURCE], **content})
+
+
+EVALUATED_TWICE = {"max_steps": 100, "eval_steps": 50}
+
+
+@pytest.mark.parametrize(
+    ("content", "fields"),
+    [
+        ({"replay_share": 0.2}, ["replay_share", "replay names no source"]),
+        ({"replay": [SOURCE], "replay_share": 0.0}, ["replay names sources", "replay_share"]),
+        ({"replay": [SOURCE], "replay_share": 0.6, "no_speech_share": 0.4}, ["replay_share", "no_speech_share"]),
+        ({**EVALUATED_TWICE, "early_stopping_patience": 2}, ["early_stopping_patience", "max_steps", "eval_steps"]),
+        ({"early_stopping_min_delta": 0.01}, ["early_stopping_min_delta", "early_stopping_patience"]),
+        ({"early_stopping_patience": 2, "select": "last"}, ["early_stopping_patience", "select"]),
+        ({**EVALUATED_TWICE, "average_checkpoints": 3}, ["average_checkpoints", "max_steps", "eval_steps"]),
+        ({"alphas": []}, ["alphas"]),
+        ({"augment": {"noise_folder": "noise"}}, ["noise_folder", "noise_share", "no_speech_share"]),
+        ({"augment": {"noise_snr_db": [20, 10]}}, ["noise_snr_db", "20", "10"]),
+        ({"lora": {"layers": []}}, ["lora.layers"]),
+        ({"lora": {"layers": ["proj_out"]}}, ["lora.layers"]),
+    ],
+)
+def test_a_contradiction_names_both_fields(content, fields):
+    """What cannot be meant together is refused, and the message names all fields that are concerned."""
+    with pytest.raises(ConfigError) as error:
+        make_config("mine.toml", {"sources": [SOURCE], **content})
+    assert all(field in str(error.value) for field in fields), error.value
+
+
+def test_what_is_said_twice_is_no_contradiction():
+    """A config that was written out, with all its defaults, is read back as itself."""
+    config = make_config("x", {"sources": [SOURCE], "replay": [SOURCE], "guards": [SOURCE], "lora": {}})
+    assert make_config("x", config.model_dump(mode="json")) == config
+
+
+def test_guards_bring_alphas_and_replay_brings_its_share():
+    """Whoever names guards gets the sweep, whoever names replay its usual share; nobody else gets either."""
+    plain = make_config("x", {"sources": [SOURCE]})
+    assert (plain.alphas_to_try, plain.share_of_replay) == ((1.0,), 0.0)
+    careful = make_config("x", {"sources": [SOURCE], "replay": [SOURCE], "guards": [SOURCE]})
+    assert (careful.alphas_to_try, careful.share_of_replay) == ((0.3, 0.5, 0.7, 0.85, 1.0), 0.3)
+
+
+def test_every_folder_is_relative_to_its_file(tmp_path):
+    """Replay, guards and noise move with the recipe as its sources do."""
+    path = tmp_path / "mine.toml"
+    tables = [f'[[{name}]]\nkind = "folder"\npath = "{name}"\n' for name in ("sources", "replay", "guards")]
+    path.write_text("".join(tables) + '[augment]\nnoise_share = 0.1\nnoise_folder = "noise"\n')
+    config = read_config(path)
+    assert config.replay[0].path == tmp_path / "replay"
+    assert config.guards[0].path == tmp_path / "guards"
+    assert config.augment.noise_folder == tmp_path / "noise"
 
 
 def test_what_is_not_toml_is_named(tmp_path):

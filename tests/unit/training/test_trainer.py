@@ -6,12 +6,17 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import load_file
+from torch.utils.data import DataLoader
 
 from speech.tokens import WhisperTokenizer
-from training.batches import IGNORED
+from training.batches import ElasticCollator
 from training.finetune import fine_tune
-from training.trainer import Budget, last_checkpoint, token_mean_loss
+from training.targets import IGNORED
+from training.trainer import Budget, LikeLengths, token_mean_loss
+from training.windows import Draw, TrainingWindows
 
 
 def weights(folder):
@@ -71,19 +76,6 @@ class Outputs:
         self.logits = logits
 
 
-def test_accumulation_changes_nothing(tiny, noise_clips, short_config, tmp_path):
-    """Batches of 1 accumulated eight times train as one batch of 8 does, within 1e-4 (transformers#37766)."""
-    clips, root = noise_clips
-    one_context = {"train_margins_s": [30.0], "serving_margin_s": 1.0, "max_steps": 2, "learning_rate": 1e-4}
-    results = []
-    for batch_size, accumulation in ((8, 1), (1, 8)):
-        settings = short_config(batch_size=batch_size, gradient_accumulation_steps=accumulation, **one_context)
-        run = tmp_path / f"{batch_size}"
-        results.append(weights(fine_tune(settings, tiny.checkpoint, clips[:8], clips[8:9], root, run).checkpoint))
-    for name, array in results[0].items():
-        np.testing.assert_allclose(results[1][name], array, atol=1e-4, err_msg=name)
-
-
 def test_fine_tuning_changes_the_weights_and_nothing_else(tiny, noise_clips, short_config, tmp_path):
     """The result is a checkpoint with the base's tokenizer and configs, scores, and TensorBoard logs."""
     clips, root = noise_clips
@@ -117,15 +109,62 @@ def test_a_run_that_is_done_is_not_done_again(tiny, noise_clips, short_config, t
     assert (first.checkpoint / "model.safetensors").stat().st_mtime_ns == stamp
 
 
-def test_a_checkpoint_cut_short_is_passed_over(tmp_path):
-    """Only a checkpoint whose state was written, which is done last, is resumed from."""
-    for step, state in ((3, '{"global_step": 3}'), (6, '{"global_st'), (9, None), (12, '{"global_step": 11}')):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        if state is not None:
-            (folder / "trainer_state.json").write_text(state)
-    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-3"
-    assert last_checkpoint(tmp_path / "nowhere") is None
+@given(
+    lengths=st.lists(st.integers(1, 1500), min_size=1, max_size=60),
+    per_step=st.integers(1, 16),
+    seed=st.integers(0, 9),
+    epoch=st.integers(0, 9),
+)
+def test_an_epoch_is_whole_steps_of_all_windows(lengths, per_step, seed, epoch):
+    """Every window comes, the last step is filled up, and the order follows from seed and epoch alone."""
+    sampler = LikeLengths(per_step, windows=Lengths(lengths), seed=seed)
+    sampler.set_epoch(epoch)
+    order = list(sampler)
+    assert len(order) == len(sampler)
+    assert len(order) % per_step == 0
+    assert sorted(order[: len(lengths)]) == [Draw(epoch, number) for number in range(len(lengths))]
+    again = LikeLengths(per_step, windows=Lengths(lengths), seed=seed)
+    list(again)
+    again.set_epoch(epoch)
+    assert list(again) == order
+
+
+class Lengths:
+    """Windows, as far as the sampler looks at them."""
+
+    def __init__(self, lengths):
+        self._lengths = lengths
+
+    def __len__(self):
+        return len(self._lengths)
+
+    def positions(self, epoch):
+        """Return the same lengths in each epoch."""
+        return self._lengths
+
+
+def test_steps_hold_windows_of_like_length():
+    """Within most steps the longest window is not much longer than the shortest."""
+    lengths = [50 + 7 * i % 1400 for i in range(230)]
+    order = LikeLengths(8, windows=Lengths(lengths), seed=1)
+    steps = np.array([lengths[draw.number] for draw in order]).reshape(-1, 8)
+    assert np.median(steps.max(axis=1) - steps.min(axis=1)) < 200
+
+
+def test_workers_change_no_bit(tokenizer, noise_clips, short_config):
+    """Processes that decode audio make the same batches in the same order as none do."""
+    clips, root = noise_clips
+    data = TrainingWindows(short_config(no_speech_share=0.2), clips, (), root, tokenizer, 80)
+    collator = ElasticCollator(80, tokenizer.eot, margins=(0, 10, 32), full_context_share=0.3, seed=1)
+    batches = []
+    for workers in (0, 2):
+        sampler = LikeLengths(4, windows=data, seed=1)
+        loader = DataLoader(data, 4, sampler=sampler, collate_fn=collator, num_workers=workers)
+        batches.append(list(loader))
+    assert len(batches[0]) == len(batches[1]) == 4
+    for alone, helped in zip(*batches, strict=True):
+        for name, tensor in alone.items():
+            assert torch.equal(tensor, helped[name]), name
 
 
 def test_the_clock_can_end_a_run(tiny, noise_clips, short_config, tmp_path):

@@ -1,0 +1,126 @@
+"""Between base and fine-tuned: the weights, and which of them are taken."""
+
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from training.finetune import FineTuned, fine_tune
+from training.interpolate import Choice, Trial, choose, choose_alpha, interpolate
+
+
+def trial(alpha, dev, **guards):
+    """Return how an alpha did."""
+    return Trial(alpha=alpha, dev_wer=dev, dev_cer=0.0, guards=guards)
+
+
+@pytest.mark.parametrize(
+    ("trials", "alpha", "held"),
+    [
+        # The sweep that docs/experiments.md started from: gain on it, harm on en.
+        ([trial(0.3, 0.146, en=0.059), trial(0.5, 0.122, en=0.057), trial(1.0, 0.110, en=0.087)], 0.5, True),
+        ([trial(0.3, 0.20, en=0.05), trial(0.5, 0.15, en=0.05), trial(1.0, 0.10, en=0.05)], 1.0, True),
+        ([trial(0.3, 0.20, en=0.061), trial(1.0, 0.10, en=0.0611)], 0.3, True),  # the margin itself is allowed
+        ([trial(0.3, 0.20, en=0.08), trial(0.5, 0.15, en=0.07), trial(1.0, 0.10, en=0.09)], 0.5, False),
+        (
+            [trial(0.5, 0.15, en=0.05, es=0.25), trial(1.0, 0.10, en=0.05, es=0.35)],
+            0.5,
+            True,
+        ),  # each language for itself
+        ([trial(0.5, 0.10, en=0.05), trial(1.0, 0.10, en=0.05)], 0.5, True),  # of equals, the nearer to the base
+        ([trial(0.5, 0.12), trial(1.0, 0.10)], 1.0, True),  # no guards: dev alone
+    ],
+)
+def test_guards_go_before_gains(trials, alpha, held):
+    """The lowest dev WER is taken among those that hold every guard; if none does, the least harmful."""
+    choice = choose(trials, {"en": 0.051, "es": 0.24}, margin=0.01)
+    assert (choice.alpha, choice.guards_held) == (alpha, held)
+
+
+@pytest.fixture
+def tuned(tiny, tmp_path):
+    """Return another checkpoint of the same shape: all weights plus one."""
+    folder = tmp_path / "tuned"
+    interpolate(tiny.checkpoint, tiny.checkpoint, 1.0, folder)
+    arrays = load_file(folder / "model.safetensors")
+    save_file({name: array + 1 for name, array in arrays.items()}, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_weights_are_between(tiny, tuned, tmp_path, alpha):
+    """Every weight is base plus α of the way to the fine-tuned one; the ends are the two themselves."""
+    interpolate(tiny.checkpoint, tuned, alpha, tmp_path / "between")
+    between = load_file(tmp_path / "between" / "model.safetensors")
+    base = load_file(tiny.checkpoint / "model.safetensors")
+    assert between.keys() == base.keys()
+    for name, array in between.items():
+        assert array.dtype == np.float32
+        np.testing.assert_allclose(array, base[name] + alpha, atol=1e-6, err_msg=name)
+    if alpha == 1.0:
+        expected = load_file(tuned / "model.safetensors")
+        assert all(np.array_equal(array, expected[name]) for name, array in between.items())
+
+
+def test_the_result_is_a_whole_checkpoint(tiny, tuned, tmp_path):
+    """Transformers loads it, with the tuned one's configs and tokenizer."""
+    from transformers import WhisperForConditionalGeneration
+
+    interpolate(tiny.checkpoint, tuned, 0.5, tmp_path / "between")
+    WhisperForConditionalGeneration.from_pretrained(tmp_path / "between", local_files_only=True)
+    for name in ("config.json", "generation_config.json", "tokenizer.json"):
+        assert (tmp_path / "between" / name).read_bytes() == (tuned / name).read_bytes()
+
+
+def test_other_shapes_are_refused(tiny, tuned, tmp_path):
+    """Checkpoints with different arrays have nothing between them, and the error names the arrays."""
+    arrays = load_file(tuned / "model.safetensors")
+    arrays["extra.weight"] = arrays.pop("model.decoder.layer_norm.weight")
+    save_file(arrays, tuned / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"extra\.weight, model\.decoder\.layer_norm\.weight"):
+        interpolate(tiny.checkpoint, tuned, 0.5, tmp_path / "between")
+
+
+@contextmanager
+def silent(_what, _total):
+    """Show no progress."""
+    yield lambda _: None
+
+
+def test_alpha_is_chosen_by_the_engine(tiny, noise_clips, short_config, tmp_path):
+    """Each alpha is exported and measured; the choice is kept, and its checkpoint is the one of that alpha."""
+    clips, root = noise_clips
+    source = {"kind": "folder", "path": "unused"}
+    settings = short_config(max_steps=2, eval_steps=2, guards=[source], alphas=[1.0, 0.5])
+    tuned = fine_tune(settings, tiny.checkpoint, clips[:4], clips[4:6], root, root / tmp_path.name)
+    run = root / tmp_path.name
+    guards = [clip.model_copy(update={"language": "ru"}) for clip in clips[8:10]]
+    dev = [
+        clip.model_copy(update={"audio": clip.audio.model_copy(update={"path": str(root / clip.audio.path)})})
+        for clip in clips[4:6]
+    ]
+    guards = [
+        clip.model_copy(update={"audio": clip.audio.model_copy(update={"path": str(root / clip.audio.path)})})
+        for clip in guards
+    ]
+    lines = []
+    chosen = choose_alpha(settings, tiny.checkpoint, tuned, dev, guards, run, lines.append, silent)
+    choice = Choice.model_validate_json((run / "alpha.json").read_text())
+    assert [one.alpha for one in choice.trials] == [0.5, 1.0]
+    assert choice.base_guards.keys() == {"ru"}
+    assert all(one.guards.keys() == {"ru"} for one in choice.trials)
+    assert chosen.alpha == choice.alpha
+    assert "alpha" in lines[0]
+    interpolate(tiny.checkpoint, tuned.checkpoint, chosen.alpha, tmp_path / "again")
+    expected = (tmp_path / "again" / "model.safetensors").read_bytes()
+    assert (chosen.checkpoint / "model.safetensors").read_bytes() == expected
+    again = choose_alpha(settings, tiny.checkpoint, tuned, [], [], run, lines.append, silent)  # measures nothing
+    assert again == chosen
+
+
+def test_without_a_choice_nothing_is_measured(tiny, short_config, tmp_path):
+    """A run without guards and alphas keeps the fine-tuned weights, and pays nothing."""
+    tuned = FineTuned(tiny.checkpoint, 1, {"wer": 0.1}, (1,))
+    assert choose_alpha(short_config(), tmp_path, tuned, [], [], tmp_path, print, silent) is tuned
+    assert list(tmp_path.iterdir()) == []
