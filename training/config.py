@@ -105,7 +105,9 @@ class TrainingConfig(Section):
     gradient_accumulation_steps: Annotated[int, Field(ge=1)] = 1
     """Forward passes an optimiser step, over all devices: several share them, and the step stays the same."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """AdamW's, on all weights but biases and norms."""
     max_grad_norm: Positive = 1.0
+    """A gradient longer than this is shortened to it."""
     bf16: bool | None = None
     """Compute in bfloat16, weights kept in float32; where the device is made for it if not said."""
     eval_steps: Annotated[int, Field(ge=1)] = 200

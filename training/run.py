@@ -27,6 +27,7 @@ from training.interpolate import choose_alpha
 from training.measure import score
 from training.prepare import Data, prepare
 from training.publish import TEST_HYPOTHESES, publish_version
+from training.testset import guards_of
 
 _OUTCOMES = {
     "promote": "promoted to production",
@@ -114,7 +115,7 @@ def run(
     if production is not None and production.id not in {version.id, against.id}:
         against = production
     seen = [*data.of("train"), *data.replay]
-    judged = TestSet(test, folder, {**_guards_of(data), **(guards or {})}, seen, data.fingerprint)
+    judged = TestSet(test, folder, {**guards_of(data.guards), **(guards or {})}, seen, data.fingerprint)
     contest = hold(
         version,
         against,
@@ -186,15 +187,6 @@ def _tune(
     tuned = on_all(fine_tune, config, base.path, own, data.of("dev"), folder, folder, replay=replay)
     watched = [utterance for utterance in data.guards if utterance.split == "dev"]
     return choose_alpha(config, base.path, tuned, data.of("dev"), watched, folder, say, progress)
-
-
-def _guards_of(data: Data) -> dict[str, list[Utterance]]:
-    """Return the general speech that the gate watches, by language."""
-    guards: dict[str, list[Utterance]] = {}
-    for utterance in data.guards:
-        if utterance.split == "test":
-            guards.setdefault(utterance.language, []).append(utterance)
-    return guards
 
 
 def _against(config: TrainingConfig, registry: Registry, base: Version, folder: Path) -> Version:

@@ -69,6 +69,12 @@ def test_numbers_in_words_are_a_way_of_writing(utterance, heard):
     assert found.kind == "misheard"
 
 
+def test_letters_by_their_names_are_a_way_of_writing(utterance, heard):
+    """whisper-base clearly hears "М-I-S-D-M" where the Russian transcript has the letters' names."""
+    (found,) = suspects_of([utterance("a", "Эм Ай Эс Ди Эн", language="ru")], {"a": heard("М-I-S-D-M", 0.81)})
+    assert found.kind == "misheard"
+
+
 def test_the_surest_label_errors_come_first(utterance, heard):
     """The list is for ears with little time: label errors, the surest first, then the rest by how much differs."""
     data = [utterance(name, RIGHT) for name in "abcde"]
