@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from training.command_line import REGISTRY, RUNS, ConfigOption, FolderOption, RegistryOption, RunsOption
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -18,19 +20,15 @@ if TYPE_CHECKING:
 
 def evaluate_command(
     version: Annotated[str, typer.Argument(help="name@alias or name@version, in the registry.")],
-    config: Annotated[Path | None, typer.Option(help="A TOML recipe: its test split.")] = None,
-    folder: Annotated[
-        Path | None, typer.Option(help="Clips with metadata.csv or .jsonl; split as `run` does it.")
-    ] = None,
+    config: ConfigOption = None,
+    folder: FolderOption = None,
     manifest: Annotated[Path | None, typer.Option(help="Utterances, such as a run's manifest.jsonl.")] = None,
     language: Annotated[str | None, typer.Option(help="Of a folder's clips; else, the only one to take.")] = None,
     split: Annotated[str, typer.Option(help="test, dev, or all for clips that nobody trains on.")] = "test",
     guards: Annotated[bool, typer.Option(help="Also long recordings, silence, times and languages.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
-    registry: Annotated[
-        Path, typer.Option("--registry", envvar="WHISPERLOOP_REGISTRY", help="Folder of the model registry.")
-    ] = Path("runs/registry"),
-    runs: Annotated[Path, typer.Option("--runs", help="Folder for caches and hypotheses.")] = Path("runs"),
+    registry: RegistryOption = REGISTRY,
+    runs: RunsOption = RUNS,
 ) -> None:
     """Score a version on clips that it was not trained on, decoded as the service does it."""
     from rich.console import Console
@@ -56,7 +54,7 @@ def evaluate_command(
     scored = score(resolved, clips.chosen, clips.audio_root, cache, shell.progress)
     measured = None
     if guards:
-        measured = measure(resolved, clips.chosen, {}, clips.audio_root, clips.seed, cache, shell.progress)
+        measured = measure(resolved, clips.chosen, clips.guards, clips.audio_root, clips.seed, cache, shell.progress)
     scores = scores_of(scored.hypotheses, clips.seed)
     if as_json:
         print(json.dumps(_as_json(resolved.ref, split, scored, scores, measured), indent=2))  # noqa: T201
@@ -117,6 +115,7 @@ def _guard_table(measured: "Measured") -> "Table":
 
 def summary(measured: "Measured") -> dict[str, float | int | None]:
     """Return the figures of what was measured beside the clips, by name; None where there is nothing to say."""
+    from speech.scores import corpus_rate
     from training.guards import letters_a_minute
 
     parts = [part for one in measured.long_form for part in one.parts]
@@ -127,8 +126,12 @@ def summary(measured: "Measured") -> dict[str, float | int | None]:
         for one in measured.long_form
     }
     said = len(measured.detections)
+    others = {
+        f"error_rate_of_guard_{name}": corpus_rate([h.errors for h in heard]) for name, heard in measured.guards.items()
+    }
     return {
         **figures,
+        **others,
         "long_form_minutes": sum(one.seconds for one in measured.long_form) / 60,
         "long_form_seconds_of_audio_a_second": measured.speed,
         "letters_a_minute_of_no_speech_as_served": letters_a_minute(measured.sounds, detector=True),

@@ -5,14 +5,14 @@ from typing import Annotated
 
 import typer
 
+from training.command_line import REGISTRY, RUNS, ConfigOption, FolderOption, RegistryOption, RunsOption
+
 
 def gate_command(
     candidate: Annotated[str, typer.Argument(help="name@alias or name@version, in the registry.")],
     against: Annotated[str | None, typer.Option(help="What it must beat; its own name@production if not said.")] = None,
-    config: Annotated[Path | None, typer.Option(help="A TOML recipe: its test split.")] = None,
-    folder: Annotated[
-        Path | None, typer.Option(help="Clips with metadata.csv or .jsonl; split as `run` does it.")
-    ] = None,
+    config: ConfigOption = None,
+    folder: FolderOption = None,
     manifest: Annotated[Path | None, typer.Option(help="Utterances, such as a run's manifest.jsonl.")] = None,
     language: Annotated[str | None, typer.Option(help="Of a folder's clips; else, the only one to take.")] = None,
     split: Annotated[str, typer.Option(help="test, dev, or all for clips that nobody trains on.")] = "test",
@@ -25,10 +25,8 @@ def gate_command(
     ] = False,
     reason: Annotated[str | None, typer.Option(help="Why it is forced; kept in the verdict and in the log.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the verdict as JSON.")] = False,
-    registry: Annotated[
-        Path, typer.Option("--registry", envvar="WHISPERLOOP_REGISTRY", help="Folder of the model registry.")
-    ] = Path("runs/registry"),
-    runs: Annotated[Path, typer.Option("--runs", help="Folder for caches, hypotheses and pages.")] = Path("runs"),
+    registry: RegistryOption = REGISTRY,
+    runs: RunsOption = RUNS,
 ) -> None:
     """Judge a version against another on clips that neither has seen.
 
@@ -64,7 +62,7 @@ def gate_command(
         split=one_of(split),
         cache=runs / "data",
     )
-    guards = {path.stem: read_guard(path) for path in guard or []}
+    guards = {**clips.guards, **{path.stem: read_guard(path) for path in guard or []}}
     # Whose data these are: only what they were trained from can have been trained on them.
     is_own = data_fingerprint(challenger) == clips.fingerprint
     data = contests.TestSet(clips.chosen, clips.audio_root, guards, clips.train if is_own else None)

@@ -32,7 +32,7 @@ from speech.scores import (
 )
 from speech.text import NORMALIZER_VERSION
 from training.evaluate import BlockKind, Bounds, Hypothesis, blocks_of, by_language
-from training.guards import Measured, letters
+from training.guards import Measured, Part, letters
 from training.refusals import of_hypotheses
 from training.rules import Rules
 
@@ -209,7 +209,7 @@ def judge(
         comparisons=comparisons,
         guards=guards,
         refusals=found,
-        notes=(*notes, *_notes(measured)),
+        notes=(*notes, *_notes(measured, has_times="timestamps" in guards)),
         more_utterances=more,
         rules=rules,
         test_fingerprint=test_fingerprint,
@@ -318,13 +318,8 @@ def _guards(
             rules.long_form,
             seed,
         )
-    edges = [
-        (was, now, 1, b.sentence)
-        for b, a in parts
-        for was, now in ((b.start_error_s, a.start_error_s), (b.end_error_s, a.end_error_s))
-        if was is not None and now is not None
-    ]
-    if edges:
+    edges = _edges(parts)
+    if len({sentence for *_, sentence in edges}) >= MIN_BLOCKS:
         found["timestamps"] = _rates("seconds by which times of words are off", edges, rules.timestamps, seed)
     sounds = list(zip(before.sounds, after.sounds, strict=True))
     if sounds:
@@ -337,6 +332,16 @@ def _guards(
             "letters a minute made of no speech, without voice detector", alone, rules.non_speech_undetected, seed
         )._replace(is_sampled=False)
     return found
+
+
+def _edges(parts: Sequence[tuple[Part, Part]]) -> list[tuple[float, float, float, str]]:
+    """Return how far off both models' times are, at each edge of a clip whose word both have heard."""
+    return [
+        (was, now, 1, b.sentence)
+        for b, a in parts
+        for was, now in ((b.start_error_s, a.start_error_s), (b.end_error_s, a.end_error_s))
+        if was is not None and now is not None
+    ]
 
 
 def _speech_guard(base: Sequence[Hypothesis], candidate: Sequence[Hypothesis], margin: float, seed: int) -> _Guard:
@@ -396,16 +401,16 @@ def _decide_guards(guards: Mapping[str, _Guard]) -> dict[str, GuardComparison]:
 def _more_for_guard(guard: _Guard, difference: Interval) -> int:
     """Return how many more things would show that a guard is kept, four times in five.
 
-    If the candidate is as much worse as it looks; or no worse, if it looks worse than the margin.
+    If the candidate is as much worse as it looks, and by half the margin at most: how it looks is uncertain, too.
     """
     error = (difference.high - difference.low) / (2 * Z_BOTH)
-    room = guard.margin - difference.value if difference.value < guard.margin else guard.margin
+    room = max(guard.margin - difference.value, guard.margin / 2)
     needed = guard.n * ((Z_ONE + Z_POWER) * error / room) ** 2
     blocks = guard.n * MIN_BLOCKS / guard.n_blocks if guard.n_blocks < MIN_BLOCKS else 0
     return max(1, math.ceil(max(needed, blocks)) - guard.n)
 
 
-def _notes(measured: tuple[Measured, Measured] | None) -> list[str]:
+def _notes(measured: tuple[Measured, Measured] | None, *, has_times: bool) -> list[str]:
     """Say what was seen and decides nothing."""
     if measured is None:
         return ["long recordings, silence, times and other speech were not measured"]
@@ -423,6 +428,8 @@ def _notes(measured: tuple[Measured, Measured] | None) -> list[str]:
             notes.append(f"{what}: {sum(seen[:half])} → {sum(seen[half:])} of {half} clips")
     if after.long_form:
         wrong = [sum(one.disordered + one.outside for one in m.long_form) for m in measured]
+        if not has_times:
+            notes.append("times of words were not compared: both models heard too few of the same words")
         notes.append(f"times of words out of order or outside the recording: {wrong[0]} → {wrong[1]}")
     return notes
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from speech.audio import SAMPLE_RATE, AudioError
 from speech.scores import align
 from speech.text import normalize
+from training.curves import read_curves
 from training.data.manifest import Utterance, load_audio
 from training.evaluate import Hypothesis
 from training.gate import Comparison, GuardComparison, Verdict
@@ -57,11 +58,12 @@ h1{font-size:1.6rem;line-height:1.2;margin:.2rem 0}h2{font-size:1.15rem;margin:2
 .yes{color:var(--yes)}.no{color:var(--no)}.open{color:var(--open)}.soft{color:var(--soft);font-size:.9rem}
 .private{border:1px solid var(--line);border-left:.3rem solid var(--open);padding:.5rem .75rem;background:var(--card)}
 li{margin:.25rem 0}
-svg{width:100%;height:auto;display:block}svg text{fill:var(--fg);font:13px system-ui,sans-serif}
+svg{width:100%;max-width:42rem;height:auto;display:block}svg text{fill:var(--fg);font:13px system-ui,sans-serif}
 svg .soft{fill:var(--soft)}svg line{stroke:var(--line)}
 .scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.9rem}
-th,td{text-align:left;padding:.3rem .5rem;border-bottom:1px solid var(--line);vertical-align:top}
-td.n{font-variant-numeric:tabular-nums;white-space:nowrap}
+th,td{text-align:left;overflow-wrap:normal;min-width:2.5rem;padding:.3rem .5rem;
+border-bottom:1px solid var(--line);vertical-align:top}
+th{white-space:nowrap}td.n{font-variant-numeric:tabular-nums;white-space:nowrap}
 article{background:var(--card);border:1px solid var(--line);border-radius:.4rem;padding:.6rem .75rem;margin:.6rem 0}
 article header{display:flex;flex-wrap:wrap;gap:.25rem .75rem;align-items:baseline;font-size:.85rem;color:var(--soft)}
 article audio{width:100%;height:2.2rem;margin:.3rem 0}
@@ -100,7 +102,7 @@ def write_page(
     for _, one in rows[:MAX_PLAYERS]:
         if one.id in clips and (sound := sound_of(clips[one.id], audio_root)) is not None:
             players[one.id] = sound
-    html = page(verdict, rows, players, measured, {} if logs is None else read_curves(logs))
+    html = page(verdict, rows, players, measured, {} if logs is None else shown_curves(logs))
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(html, encoding="utf-8")
     temporary.replace(path)
@@ -215,14 +217,14 @@ def _kind(good: bool, bad: bool) -> str:
 
 def _forest(rows: Sequence[tuple[str, float, float, float, str]], limit: float | None = None) -> str:
     """Draw intervals one below the other: a dot, a line from end to end, and the line of no difference."""
-    width, name_width, step = 640, 150, 30
+    width, edge, step = 440, 12, 44
     ends = [abs(end) for _, low, _, high, _ in rows for end in (low, high)]
     span = max([*ends, 1e-9, *([1.2 * limit] if limit else [])])
     if limit:
         span = min(span, 4 * limit)  # what is far beyond the margin is beyond it, however far
 
     def x(value: float) -> float:
-        return name_width + (max(-span, min(span, value)) + span) / (2 * span) * (width - name_width - 12)
+        return edge + (max(-span, min(span, value)) + span) / (2 * span) * (width - 2 * edge)
 
     height = step * len(rows) + 34
     lines = [f'<line x1="{x(0):.1f}" x2="{x(0):.1f}" y1="0" y2="{height - 30}"/>']
@@ -233,16 +235,16 @@ def _forest(rows: Sequence[tuple[str, float, float, float, str]], limit: float |
             'text-anchor="middle">margin</text>'
         )
     for i, (name, low, value, high, kind) in enumerate(rows):
-        y = step * i + step / 2
+        y = step * i + 30
         lines.append(
-            f'<text x="0" y="{y + 4:.0f}">{escape(name[:22])}</text>'
+            f'<text x="0" y="{y - 14}">{escape(name[:40])}</text>'
             f'<line x1="{x(low):.1f}" x2="{x(high):.1f}" y1="{y}" y2="{y}" stroke-width="3" '
             f'style="stroke:var(--{kind})"/>'
             f'<circle cx="{x(value):.1f}" cy="{y}" r="5" style="fill:var(--{kind})"/>'
         )
     lines.append(
-        f'<text class="soft" x="{name_width}" y="{height - 14}">← better</text>'
-        f'<text class="soft" x="{width - 8}" y="{height - 14}" text-anchor="end">worse →</text>'
+        f'<text class="soft" x="0" y="{height - 14}">← better</text>'
+        f'<text class="soft" x="{width}" y="{height - 14}" text-anchor="end">worse →</text>'
         f'<text class="soft" x="{x(0):.1f}" y="{height - 14}" text-anchor="middle">0</text>'
     )
     return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="intervals">{"".join(lines)}</svg>'
@@ -250,7 +252,7 @@ def _forest(rows: Sequence[tuple[str, float, float, float, str]], limit: float |
 
 def curve(name: str, points: Sequence[tuple[int, float]]) -> str:
     """Draw what training logged, by step."""
-    width, height, left, bottom = 640, 150, 52, 22
+    width, height, left, bottom = 440, 130, 44, 22
     steps, values = [s for s, _ in points], [v for _, v in points]
     high, first, last = max([*values, 1e-9]), min(steps), max(steps)
 
@@ -274,21 +276,13 @@ def curve(name: str, points: Sequence[tuple[int, float]]) -> str:
     )
 
 
-def read_curves(logs: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return what training logged of losses and error rates, from TensorBoard's files; nothing if there are none."""
-    if not any(logs.glob("events.*")):
-        return {}
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(logs))
-    events.Reload()
-    curves = {}
-    for tag in sorted(events.Tags()["scalars"]):
-        if tag.endswith(("loss", "wer", "cer")):
-            points = [(e.step, e.value) for e in events.Scalars(tag) if np.isfinite(e.value)]
-            if len(points) > 1:
-                curves[tag] = points
-    return curves
+def shown_curves(logs: Path) -> dict[str, Sequence[tuple[int, float]]]:
+    """Return what training logged of losses and error rates; nothing if there are no logs."""
+    return {
+        tag: finite
+        for tag, points in read_curves(logs).items()
+        if tag.endswith(("loss", "wer", "cer")) and len(finite := [p for p in points if np.isfinite(p[1])]) > 1
+    }
 
 
 def _sounds(measured: tuple[Measured, Measured]) -> str:
@@ -313,7 +307,7 @@ def _long(measured: tuple[Measured, Measured]) -> str:
 
 
 def _row(was: Hypothesis, now: Hypothesis, player: str | None) -> str:
-    sound = f'<audio controls preload="none" src="{player}"></audio>' if player else ""
+    sound = f'<audio controls preload="metadata" src="{player}"></audio>' if player else ""
     speaker = f"<span>{escape(now.speaker)}</span>" if now.speaker else ""
     return (
         f"<article><header><span>{escape(now.id)}</span><span>{escape(now.language)}</span>{speaker}"

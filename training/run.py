@@ -27,6 +27,7 @@ from training.interpolate import choose_alpha
 from training.measure import score
 from training.prepare import Data, prepare
 from training.publish import TEST_HYPOTHESES, publish_version
+from training.testset import guards_of
 
 _OUTCOMES = {
     "promote": "promoted to production",
@@ -82,7 +83,7 @@ def run(
     data = prepare(config, tokenizer, runs / "data")
     for line in _describe(data):
         say(line)
-    folder = runs / "training" / f"{config.name}-{_key(config, base, data)}"
+    folder = runs / "training" / f"{config.name}-{run_key(config, base, data)}"
     write_manifest(folder / "manifest.jsonl", data.utterances)
     if data.replay or data.guards:
         write_manifest(folder / "general.jsonl", [*data.replay, *data.guards])
@@ -114,7 +115,7 @@ def run(
     if production is not None and production.id not in {version.id, against.id}:
         against = production
     seen = [*data.of("train"), *data.replay]
-    judged = TestSet(test, folder, {**_guards_of(data), **(guards or {})}, seen, data.fingerprint)
+    judged = TestSet(test, folder, {**guards_of(data.guards), **(guards or {})}, seen, data.fingerprint)
     contest = hold(
         version,
         against,
@@ -188,15 +189,6 @@ def _tune(
     return choose_alpha(config, base.path, tuned, data.of("dev"), watched, folder, say, progress)
 
 
-def _guards_of(data: Data) -> dict[str, list[Utterance]]:
-    """Return the general speech that the gate watches, by language."""
-    guards: dict[str, list[Utterance]] = {}
-    for utterance in data.guards:
-        if utterance.split == "test":
-            guards.setdefault(utterance.language, []).append(utterance)
-    return guards
-
-
 def _against(config: TrainingConfig, registry: Registry, base: Version, folder: Path) -> Version:
     """Return what the candidate must beat: production if there is one, else the base.
 
@@ -215,7 +207,8 @@ def _production(name: str, registry: Registry) -> Version | None:
     return None if alias is None else registry.version(name, alias.version)
 
 
-def _key(config: TrainingConfig, base: Version, data: Data) -> str:
+def run_key(config: TrainingConfig, base: Version, data: Data) -> str:
+    """Return what a run is known by: the same recipe, base and data come to the same."""
     parts = [
         config.model_dump_json(exclude={"sources", "replay", "guards", "gate", "licence", "price_per_hour"}),
         base.ref,

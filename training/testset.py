@@ -1,5 +1,6 @@
 """The clips that `evaluate` and `gate` measure on: of a recipe, of a folder, or of a manifest made before."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,6 +21,7 @@ class Clips:
 
     chosen: list[Utterance]  # the split that was asked for
     train: list[Utterance] | None  # what a run of the same recipe trains on; None: the data have no splits
+    guards: dict[str, list[Utterance]]  # a recipe's, by language
     audio_root: Path
     fingerprint: str  # of all data, with their splits
     seed: int
@@ -61,13 +63,16 @@ def read_clips(
     except UnknownLanguageError as error:
         raise ConfigError(str(error)) from error
     seed, rules, audio_root = 1, Rules(), Path()
+    rehearsed: list[Utterance] = []
+    watched: list[Utterance] = []
     if manifest is not None:
         utterances, audio_root = read_manifest(manifest), manifest.parent
     else:
         source = {"kind": "folder", "path": folder, "language": language}
         settings = read_config(config) if config is not None else make_config("command line", {"sources": [source]})
         seed, rules = settings.seed, settings.gate
-        utterances = prepare(settings, tokenizer, cache).utterances
+        data = prepare(settings, tokenizer, cache)
+        utterances, rehearsed, watched = data.utterances, data.replay, data.guards
     has_splits = any(u.split is not None for u in utterances)
     chosen = [
         u
@@ -80,8 +85,17 @@ def read_clips(
     unknown = sorted({u.language for u in chosen} - set(tokenizer.languages))
     if unknown:
         raise ConfigError(f"{version.ref} knows no language {unknown[0]!r}, which the data name")
-    train = [u for u in utterances if u.split == "train"] if has_splits else None
-    return Clips(chosen, train, audio_root, fingerprint(utterances), seed, rules)
+    train = [*(u for u in utterances if u.split == "train"), *rehearsed] if has_splits else None
+    return Clips(chosen, train, guards_of(watched), audio_root, fingerprint(utterances), seed, rules)
+
+
+def guards_of(watched: Iterable[Utterance]) -> dict[str, list[Utterance]]:
+    """Return the general speech that the gate watches, its test split, by language."""
+    guards: dict[str, list[Utterance]] = {}
+    for utterance in watched:
+        if utterance.split == "test":
+            guards.setdefault(utterance.language, []).append(utterance)
+    return guards
 
 
 def read_guard(manifest: Path) -> list[Utterance]:

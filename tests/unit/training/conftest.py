@@ -1,9 +1,13 @@
-"""An engine that says the same of everything, at once."""
+"""An engine that says the same of everything, at once, and speech for it to be asked of."""
+
+from pathlib import Path
 
 import pytest
 
+from speech.audio import SAMPLE_RATE, decode_audio
 from speech.context import ElasticContext
 from speech.engine import DecodingResult, Word
+from training.data.manifest import AudioSlice, Utterance
 
 
 class SteadyEngine:
@@ -60,3 +64,15 @@ def steady(tokenizer):
         return SteadyEngine(text, language, tokenizer)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def speech():
+    """Return the Italian clips that lie beside the conformance suite, three times, as utterances, and their folder."""
+    folder = Path(__file__).parents[2] / "conformance" / "clips"
+    utterances = []
+    for path in sorted(folder.glob("it-*.wav")) * 3:
+        audio = AudioSlice(path=path.name, duration=decode_audio(path).size / SAMPLE_RATE, sha256="0" * 64)
+        name = str(len(utterances))
+        utterances.append(Utterance(id=name, audio=audio, text="tono numero uno", language="it", source="test"))
+    return utterances, folder

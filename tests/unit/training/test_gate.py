@@ -434,3 +434,12 @@ def test_a_known_gain_is_found():
     generator = np.random.default_rng(3)
     promoted = sum(decide(*simulate(generator, 200, (0.15, 0.10))).passed for _ in range(20))
     assert promoted >= 16
+
+
+def test_times_are_compared_where_both_heard_enough():
+    """Where production heard next to nothing, there are no times to compare: that is said, and stops nobody."""
+    deaf = long_form(5, off=None)
+    verdict = judge_with(*BETTER, measured=(measured(**{**FINE, "long_form": deaf}), measured(**FINE)))
+    assert "timestamps" not in verdict.guards
+    assert any("times of words were not compared" in note for note in verdict.notes)
+    assert verdict.decision == "promote"

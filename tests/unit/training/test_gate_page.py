@@ -10,7 +10,7 @@ import pytest
 from speech.audio import SAMPLE_RATE, decode_audio
 from training.evaluate import Hypothesis
 from training.gate import judge
-from training.gate_page import curve, marked, read_curves, to_mp3, worst_first, write_page
+from training.gate_page import curve, marked, shown_curves, to_mp3, worst_first, write_page
 
 NASTY = '<script>alert("1")</script> & <img src=x onerror=alert(1)>'
 
@@ -171,8 +171,8 @@ def test_curves_are_read_from_the_runs_logs(tmp_path):
         for step in range(5):
             writer.add_scalar("train/loss", 1 / (step + 1), step)
             writer.add_scalar("train/learning_rate", 1.0, step)
-    curves = read_curves(tmp_path)
+    curves = shown_curves(tmp_path)
     assert list(curves) == ["train/loss"]
     assert curves["train/loss"] == [(i, pytest.approx(1 / (i + 1))) for i in range(5)]
     assert "train/loss: 1.000 → 0.200" in curve("train/loss", curves["train/loss"])
-    assert read_curves(tmp_path / "nothing") == {}
+    assert shown_curves(tmp_path / "nothing") == {}

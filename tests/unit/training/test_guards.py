@@ -1,12 +1,11 @@
 """What is measured beside the test clips: recordings stitched, sounds made, times and languages looked at."""
 
 import wave
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from speech.audio import SAMPLE_RATE, decode_audio
+from speech.audio import SAMPLE_RATE
 from speech.engine import DecodingResult, Word
 from training.data.manifest import AudioSlice, Utterance
 from training.guards import (
@@ -147,18 +146,6 @@ def test_letters_are_counted_by_the_minute():
     ]
     assert letters_a_minute(sounds, detector=False) == pytest.approx(18)
     assert letters_a_minute(sounds, detector=True) == 0
-
-
-@pytest.fixture(scope="module")
-def speech():
-    """Return the Italian clips that lie beside the conformance suite, three times, as utterances, and their folder."""
-    folder = Path(__file__).parents[2] / "conformance" / "clips"
-    utterances = []
-    for path in sorted(folder.glob("it-*.wav")) * 3:
-        audio = AudioSlice(path=path.name, duration=decode_audio(path).size / SAMPLE_RATE, sha256="0" * 64)
-        name = str(len(utterances))
-        utterances.append(Utterance(id=name, audio=audio, text="tono numero uno", language="it", source="test"))
-    return utterances, folder
 
 
 def test_everything_is_measured_through_the_engine(speech, steady):
