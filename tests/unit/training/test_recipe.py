@@ -9,6 +9,9 @@ from safetensors.torch import load_file
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 import training
+from speech.context import ElasticContext
+from speech.engine import Window
+from speech.engine.torch_engine import TorchEngine
 from speech.features import N_SAMPLES
 from speech.tokens import WhisperTokenizer
 from training import finetune
@@ -166,6 +169,19 @@ def test_a_shipped_recipe_trains(path, tiny, clips, tmp_path):
     before, after = (load_file(folder / "model.safetensors") for folder in (tiny.checkpoint, result.checkpoint))
     assert before.keys() == after.keys()
     assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_failure_9_words_in_silence(tiny, clips, short_config, tmp_path):
+    """After a few steps with windows of nobody speaking, what the decoder reads in silence is ten times as high."""
+    spoken, dev, root = clips
+    settings = short_config(no_speech_share=0.5, max_steps=8, eval_steps=8, learning_rate=2e-2, batch_size=2)
+    result = fine_tune(settings, tiny.checkpoint, spoken, dev, root, tmp_path)
+    silence = Window(np.zeros(32_000, dtype=np.float32), language="it")
+    heard = []
+    for folder in (tiny.checkpoint, result.checkpoint):
+        engine = TorchEngine.load(folder, ElasticContext(elastic=True, margin=32), device="cpu")
+        heard += engine.transcribe([silence])
+    assert heard[1].no_speech_prob > 10 * heard[0].no_speech_prob, heard
 
 
 def test_failure_24_a_loss_that_is_no_number_ends_the_run(tiny, clips, short_config, tmp_path):
