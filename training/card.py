@@ -4,7 +4,7 @@ Every number comes from the run; the card claims nothing else. Its header is the
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -43,14 +43,16 @@ class Facts:
     before: Scores  # of `against`
     after: Scores  # of this version, on the same clips
     context: ElasticContext
-    pictures: Sequence[str] = field(default=())  # paths in the version
+    pictures: Sequence[str] = ()  # paths in the version
+    replay: Sequence[Utterance] = ()  # general speech that was rehearsed
 
 
 def model_card(facts: Facts) -> str:
     """Return the card as Markdown with the Hub's YAML header."""
     config, utterances = facts.config, facts.utterances
     languages = sorted({u.language for u in utterances})
-    licences = sorted({u.licence for u in utterances if u.licence})
+    learned = [*utterances, *facts.replay]
+    licences = sorted({u.licence for u in learned if u.licence})
     data = "\n".join(_data_row(language, [u for u in utterances if u.language == language]) for language in languages)
     scores = "\n".join(_score_row(language, facts) for language in facts.after.wer)
     pictures = "\n".join(f"![{path}]({path})" for path in facts.pictures)
@@ -87,7 +89,8 @@ Other languages and other kinds of speech were not measured.
 |---|--:|--:|--:|--:|
 {data}
 
-Sources: {", ".join(f"`{source}`" for source in sorted({u.source for u in utterances}))}. Licences of the speech: \
+Sources: {", ".join(f"`{source}`" for source in sorted({u.source for u in learned}))}. \
+{_rehearsed(facts.replay)}Licences of the speech: \
 {", ".join(licences) or "not stated by its source"}. Fingerprints: `data.json`.
 
 ## Training
@@ -163,7 +166,7 @@ def hub_language(code: str) -> str:
 
 def _hub_datasets(config: TrainingConfig) -> list[str]:
     """Return the data sets of the Hub that the run learned from."""
-    named = (getattr(source, "dataset", None) for source in config.sources)
+    named = (getattr(source, "dataset", None) for source in (*config.sources, *config.replay))
     return sorted({dataset for dataset in named if dataset})
 
 
@@ -190,6 +193,14 @@ def _dataset(config: TrainingConfig, language: str, test: Sequence[Utterance]) -
         "dataset_split": "test",
         "dataset_args": args,
     }
+
+
+def _rehearsed(replay: Sequence[Utterance]) -> str:
+    if not replay:
+        return ""
+    hours = sum(u.audio.duration for u in replay) / 3600
+    languages = ", ".join(sorted({u.language for u in replay}))
+    return f"General speech was rehearsed, so that it is not forgotten: {hours:.2f} hours ({languages}). "
 
 
 def _score_row(language: str, facts: Facts) -> str:

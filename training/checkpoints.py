@@ -111,7 +111,7 @@ def saving(what: str, folder: Path, then: str) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        if type(error) is RuntimeError and TORCH_WRITER not in str(error):
+        if isinstance(error, RuntimeError) and TORCH_WRITER not in str(error):
             raise
         raise SaveError(
             f"{what} could not be written to {folder}: {_reason(error, folder)}. "

@@ -101,11 +101,13 @@ class TrainingConfig(Section):
     time_budget_s: Positive | None = None
     """Seconds of training at most, in-loop evaluation included; the learning rate falls to zero with it."""
     batch_size: Annotated[int, Field(ge=1)] = 8
-    """Clips a forward pass."""
+    """Clips a forward pass, on one device, at most."""
     gradient_accumulation_steps: Annotated[int, Field(ge=1)] = 1
-    """Forward passes an optimiser step."""
+    """Forward passes an optimiser step, over all devices: several share them, and the step stays the same."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """AdamW's, on all weights but biases and norms."""
     max_grad_norm: Positive = 1.0
+    """A gradient longer than this is shortened to it."""
     bf16: bool | None = None
     """Compute in bfloat16, weights kept in float32; where the device is made for it if not said."""
     eval_steps: Annotated[int, Field(ge=1)] = 200

@@ -3,6 +3,7 @@
 It draws what was logged and chooses nothing: which checkpoint a version became is `training.finetune`'s business.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,11 @@ def draw_curves(curves: Curves, folder: Path) -> list[str]:
 
     written = []
     for name, (title, axis, tags) in PICTURES.items():
-        drawn = {label: curves[tag] for tag, label in tags.items() if curves.get(tag)}
+        drawn = {
+            label: finite
+            for tag, label in tags.items()
+            if (finite := [point for point in curves.get(tag, ()) if math.isfinite(point[1])])
+        }
         if not drawn:
             continue
         figure = Figure(figsize=(7, 3.5), dpi=120, layout="constrained")

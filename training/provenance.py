@@ -118,10 +118,15 @@ def describe_data(utterances: Sequence[Utterance], report: DataReport) -> dict[s
     return {
         "fingerprint": fingerprint(utterances),
         "splits": {name: _about(group) for name, group in _groups(utterances, "split")},
-        "sources": {name: _about(group) for name, group in _groups(utterances, "source")},
+        "sources": describe_sources(utterances),
         "licences": dict(sorted(Counter(u.licence or "not stated" for u in utterances).items())),
         "report": report.model_dump(mode="json", exclude={"dropped"}),
     }
+
+
+def describe_sources(utterances: Sequence[Utterance]) -> dict[str, Any]:
+    """Return fingerprint, counts, hours and licences of each source; also of speech that is only rehearsed."""
+    return {name: _about(group) for name, group in _groups(utterances, "source")}
 
 
 def _about(utterances: Sequence[Utterance]) -> dict[str, Any]:

@@ -127,6 +127,8 @@ def publish_version(
         **provenance.cost(seconds, config.price_per_hour),
     }
     description = provenance.describe_data(data.utterances, data.report)
+    if data.replay:
+        description["replay"] = provenance.describe_sources(data.replay)
     for name, content in (("metrics", metrics), ("provenance", origin), ("data", description)):
         (staged / f"{name}.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     card = model_card(
@@ -136,6 +138,7 @@ def publish_version(
             base_on_hub=hub_base(registry, base),
             against=against.ref,
             utterances=data.utterances,
+            replay=data.replay,
             before=_scores(before, config.seed),
             after=scores,
             context=context,

@@ -30,6 +30,7 @@ from training.contest import TestSet, hold
 from training.context import MARGINS, MAX_ELASTIC_LOSS
 from training.data.manifest import fingerprint, load_audio
 from training.demo import serving
+from training.retrain import reports
 from training.run import decide, run
 from training.shell import Shell
 
@@ -192,6 +193,26 @@ def test_faster_whisper_runs_the_export(outcome, heard, tmp_path):
     done = subprocess.run([python, "-c", FASTER_WHISPER, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert normalize(done.stdout) == normalize(words) != ""
+
+
+def test_retraining_twice_is_one_retraining(outcome, config, folder, noisy_registry, tmp_path):
+    """`python -m training retrain` goes on with the run that is there; called again, it finds no change."""
+    _, runs = outcome
+    recipe = tmp_path / "loop.toml"
+    lines = [f"{name} = {json.dumps(getattr(config, name))}" for name in sorted(config.model_fields_set - {"sources"})]
+    source = f'[[sources]]\nkind = "folder"\npath = {json.dumps(str(folder))}\nlanguage = "it"\n'
+    recipe.write_text("\n".join([*lines, source]))
+    command = [sys.executable, "-m", "training", "retrain", "--config", str(recipe)]
+    command += ["--registry", str(noisy_registry.root), "--runs", str(runs)]
+    versions = noisy_registry.versions("loop")
+    first = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert first.returncode in {0, 3, 4}, first.stderr  # by who is in production just now
+    second = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "no change" in second.stdout
+    results = [report.result for report in reports(runs / "retrain" / "loop")]
+    assert results[0] in {"promoted", "refused", "undecided"}
+    assert results[1:] == ["no_change"]
+    assert noisy_registry.versions("loop") == versions
 
 
 def test_the_run_is_not_done_twice(outcome, config, noisy_registry):

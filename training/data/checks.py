@@ -181,11 +181,16 @@ def _check_audio(row: Row) -> Utterance | Dropped:
         speaker=row.speaker,
         sentence_id=row.sentence_id,
         split=row.split,
-        segments=row.segments,
+        segments=None if row.segments is None else tuple(_until(segment, duration) for segment in row.segments),
         prev_text=row.prev_text,
         source=row.source,
         licence=row.licence,
     )
+
+
+def _until(segment: Segment, duration: float) -> Segment:
+    """End a segment with its clip, which its file may have ended."""
+    return segment.model_copy(update={"start": min(segment.start, duration), "end": min(segment.end, duration)})
 
 
 def _fault_of_text(row: Row, count_tokens: CountTokens | None) -> Dropped | None:

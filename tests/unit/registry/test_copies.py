@@ -67,6 +67,15 @@ def test_an_original_may_lack_nothing(registry, source):
     assert registry.models() == []
 
 
+@pytest.mark.parametrize("file", ["model.safetensors", "ctranslate2/model.bin"])
+def test_a_copy_may_lose_nothing_else(registry, source, file):
+    """Of a copy, too, a file that was there and is gone is damage."""
+    copy = adopt(registry, source, "hyps/test.jsonl.gz")
+    (copy.path / file).unlink()
+    with pytest.raises(DamagedVersionError, match=f"{file}: expected a file"):
+        registry.verify(copy)
+
+
 @pytest.mark.parametrize(
     "record",
     [

@@ -147,6 +147,17 @@ def test_the_card_says_what_was_measured():
     assert "full 30 s" in model_card(facts(context=ElasticContext()))
 
 
+def test_what_was_rehearsed_is_told():
+    """Speech that was only rehearsed is told with its hours, sources and licences, and is no language of the card's."""
+    replay = [utterance(90, "en", None, source="hub:google/fleurs", licence="CC-BY-4.0")]
+    card = model_card(facts(replay=replay))
+    assert "rehearsed, so that it is not forgotten: 0.50 hours (en)" in card
+    assert "`hub:google/fleurs`" in card
+    assert "CC-BY-4.0" in card
+    assert header(card)["language"] == ["it", "ru"]
+    assert "rehearsed" not in model_card(facts())
+
+
 def test_the_card_tells_no_secrets():
     """No sentence and no path of the data is in it."""
     assert "secret" not in model_card(facts())

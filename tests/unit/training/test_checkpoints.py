@@ -97,7 +97,8 @@ def test_a_disk_that_refuses_is_said_in_one_line(tmp_path, error, reason):
     )
 
 
-def test_other_errors_are_no_matter_of_the_disk(tmp_path):
-    """A bug in saving stays a bug, with its traceback."""
-    with pytest.raises(RuntimeError, match="shape"), saving("it", tmp_path, "then"):
-        raise RuntimeError("shape mismatch")
+@pytest.mark.parametrize("error", [RuntimeError, NotImplementedError, SaveError, ValueError])
+def test_other_errors_are_no_matter_of_the_disk(tmp_path, error):
+    """A bug in saving stays a bug, with its traceback; what was said once is not said again."""
+    with pytest.raises(error, match=r"^shape mismatch$"), saving("it", tmp_path, "then"):
+        raise error("shape mismatch")

@@ -55,6 +55,7 @@ def test_no_logs_are_no_curves(tmp_path):
     assert logged_seconds(tmp_path / "nothing") == 0
     assert draw_curves({}, tmp_path / "curves") == []
     assert draw_curves({"train/learning_rate": [(1, 0.1)]}, tmp_path / "curves") == []
+    assert draw_curves({"train/loss": [(1, float("nan")), (2, float("inf"))]}, tmp_path / "curves") == []
     assert not (tmp_path / "curves").exists()
 
 

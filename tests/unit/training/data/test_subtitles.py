@@ -132,6 +132,16 @@ def test_subtitles_beyond_the_recording_are_dropped(tmp_path, write_noise):
     assert [(row.id, row.reason) for row in dropped] == [("talk.srt@20.000", "beyond_end")]
 
 
+def test_no_time_lies_beyond_the_recording(tmp_path, write_noise):
+    """A last cue that stays a little longer than the recording ends with it, and so does its time."""
+    write_noise(tmp_path / "talks" / "talk.wav", 5.0)
+    write_srt(tmp_path / "talks" / "talk.srt", (1, 3, "Uno."), (3, 5.4, "Due."))
+    [utterance], dropped = read(tmp_path / "talks")
+    assert not dropped
+    assert utterance.audio.duration == 4.0
+    assert [(s.start, s.end) for s in utterance.segments] == [(0.0, 2.0), (2.0, 4.0)]
+
+
 def test_webvtt_with_all_its_parts(tmp_path):
     """Header, notes, styles, names, settings, tags and entities of WebVTT are no text."""
     path = tmp_path / "a.vtt"
