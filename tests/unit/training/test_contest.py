@@ -19,6 +19,14 @@ WORDS = "uno due tre quattro cinque"
 OTHERS = "sei sette otto nove dieci"
 
 
+@pytest.fixture(autouse=True)
+def cheap(monkeypatch):
+    """Judge by fewer resamples, shorter sounds and no long recording: how finely is not the matter here."""
+    monkeypatch.setattr("speech.scores.N_RESAMPLES", 1000)
+    monkeypatch.setattr("training.guards.SOUND_S", 1.0)
+    monkeypatch.setattr("training.guards.MIN_LONG_S", 1000.0)
+
+
 @pytest.fixture
 def clips(speech):
     """Return twelve clips of speech, with texts of six words each, and their folder."""
