@@ -5,6 +5,7 @@ of two is better; it imports none of the other rooms.
 """
 
 from registry.aliases import Alias
+from registry.copies import Copy
 from registry.errors import (
     AliasConflictError,
     DamagedRecordError,
@@ -18,6 +19,7 @@ from registry.hub import Snapshot, download_snapshot
 from registry.log import Change, LogEntry
 from registry.manifest import FileEntry, Manifest, content_digest, describe, hash_file
 from registry.names import ALIASES, HubReference, Reference, parse_reference
+from registry.push import Pushed, PushError, files_to_push, push_version
 from registry.store import Registry, Stamp
 from registry.version import Version
 
@@ -26,6 +28,7 @@ __all__ = [
     "Alias",
     "AliasConflictError",
     "Change",
+    "Copy",
     "DamagedRecordError",
     "DamagedVersionError",
     "FileEntry",
@@ -35,6 +38,8 @@ __all__ = [
     "Manifest",
     "NotFoundError",
     "PublishError",
+    "PushError",
+    "Pushed",
     "Reference",
     "Registry",
     "RegistryError",
@@ -44,6 +49,8 @@ __all__ = [
     "content_digest",
     "describe",
     "download_snapshot",
+    "files_to_push",
     "hash_file",
     "parse_reference",
+    "push_version",
 ]

@@ -1,24 +1,18 @@
 """The registry's command line: ``python -m registry --help``.
 
-It prints and asks; what it does is in `registry.store`. Only the `import` command knows of
-`speech`, which converts what comes from outside.
+It prints and asks; what it does is in `registry.store` and `registry.importing`.
 """
 
-import importlib.metadata
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import JsonValue
 
 from registry import report
-from registry.errors import DamagedVersionError, NotFoundError, RegistryError
-from registry.hub import download_snapshot
-from registry.manifest import hash_file, to_json
-from registry.names import ALIASES, HubReference, check_alias, check_name
+from registry.errors import DamagedVersionError, RegistryError
+from registry.importing import default_name, import_model
+from registry.names import ALIASES, check_alias, check_name
 from registry.store import Registry
 from registry.version import Version
 
@@ -93,6 +87,8 @@ def show(ref: RefArgument, registry: RegistryOption = DEFAULT_ROOT) -> None:
         "context": report.compact(manifest.context),
         "normalizer": manifest.normalizer_version or "",
         "extra": report.compact(manifest.extra) if manifest.extra else "",
+        "copy of": f"hub:{copy.repo}@{copy.commit}" if (copy := version.copy()) else "",
+        "not here": ", ".join(copy.absent) if copy else "",
         "folder": str(version.path),
     }
     for key, value in facts.items():
@@ -186,93 +182,23 @@ def import_command(
     source: Annotated[
         str, typer.Argument(help="A transformers or CTranslate2 folder, or hub:org/name@revision.")
     ] = DEFAULT_BASE,
-    name: Annotated[str | None, typer.Option(help="The model's name. [default: the source's last part]")] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="The model's name. [default: the source's last part; what was pushed keeps its own]"),
+    ] = None,
     to: Annotated[str | None, typer.Option("--alias", help=f"Then point at it: {', '.join(ALIASES)}.")] = None,
     registry: RegistryOption = DEFAULT_ROOT,
 ) -> None:
-    """Make a Whisper model from elsewhere a version, with its CTranslate2 export."""
+    """Make a Whisper model from elsewhere a version, with its CTranslate2 export; take in a version that was pushed."""
     store = Registry(registry)
-    name = check_name(name or default_name(source))
+    check_name(name or default_name(source))
     if to is not None:
         check_alias(to)
-    before = store.version_ids(name) if name in store.models() else []
+    before = {f"{model}@{version}" for model in store.models() for version in store.version_ids(model)}
     version = import_model(source, name, store)
-    print(f"{version.ref} is already there" if version.id in before else version.ref)
+    print(f"{version.ref} is already there" if version.ref in before else version.ref)
     if to is not None:
         _move(store, version, to, reason="imported")
-
-
-def default_name(source: str) -> str:
-    """Name a model after the last part of where it came from.
-
-    Args:
-        source: A folder, or ``hub:org/name@revision``.
-
-    Returns:
-        Lower-case letters, digits, dots and dashes; may still be no model name.
-    """
-    is_hub = source.startswith("hub:")
-    last = HubReference.parse(source).repo.split("/")[1] if is_hub else Path(source).resolve().name
-    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._") else "-" for c in last.lower())
-    return kept.strip("-._")
-
-
-def import_model(source: str, name: str, registry: Registry) -> Version:
-    """Make a Whisper model from elsewhere a version: checkpoint, CTranslate2 export, provenance.
-
-    Args:
-        source: A transformers or CTranslate2 folder, or ``hub:org/name@revision``.
-        name: The model's name.
-        registry: Where to publish it.
-
-    Returns:
-        The version; the one that is already there, if this source was imported before.
-
-    Raises:
-        RegistryError: The source cannot be fetched, is no Whisper model, or is unsafe.
-    """
-    from speech import checkpoint, convert
-
-    with tempfile.TemporaryDirectory(prefix="whisperloop-import-") as temporary:
-        work = Path(temporary)
-        commit = None
-        if source.startswith("hub:"):
-            reference = HubReference.parse(source)
-            folder, commit = download_snapshot(reference, work / "download")
-            label = str(reference)
-        else:
-            folder = Path(source).resolve()
-            label = folder.name
-            if not folder.is_dir():
-                raise NotFoundError(f"no folder {source!r}; give a folder or hub:org/name")
-
-        is_ctranslate2 = convert.is_ctranslate2(folder)
-        weights = [folder / "model.bin"] if is_ctranslate2 else folder.glob("*.safetensors")
-        provenance: dict[str, JsonValue] = {
-            "source": label,
-            "commit": commit,
-            "weights_sha256": {path.name: hash_file(path) for path in sorted(weights)},
-            "packages": {
-                package: importlib.metadata.version(package) for package in ("ctranslate2", "numpy", "safetensors")
-            },
-        }
-        staged = work / "version"
-        try:
-            if is_ctranslate2:
-                convert.checkpoint_from_ctranslate2(folder, staged)
-            else:
-                checkpoint.check_checkpoint(folder)
-                staged.mkdir()
-                for file in checkpoint.checkpoint_files(folder):
-                    shutil.copyfile(file, staged / file.name)
-            convert.export_ctranslate2(staged, staged / "ctranslate2")
-        except checkpoint.CheckpointError as error:
-            raise RegistryError(f"cannot import {label}: {error}") from error
-        (staged / "provenance.json").write_bytes(to_json(provenance))
-
-        size = sum(path.stat().st_size for path in staged.rglob("*") if path.is_file())
-        with report.bar("publishing", 3 * size) as progress:
-            return registry.publish(name, staged, context={"elastic": False, "margin": 0}, progress=progress)
 
 
 def _move(

@@ -17,7 +17,8 @@ class RegistryError(Exception):
         ├── DamagedVersionError   a version's bytes are not those that were published
         ├── DamagedRecordError    an alias, a verdict or the log is not what was written
         ├── AliasConflictError    somebody else moved the alias first
-        └── PublishError          a folder cannot become a version
+        ├── PublishError          a folder cannot become a version
+        └── PushError             the Hub did not take a version (in `registry.push`)
     """
 
 

@@ -144,7 +144,7 @@ def describe(folder: Path, progress: Progress | None = None) -> dict[str, FileEn
     for path, status in walk(folder):
         if not stat.S_ISREG(status.st_mode):
             raise PublishError(f"{path} is no regular file; links and devices are not published")
-        if _may_run_code(path):
+        if may_run_code(path):
             raise PublishError(f"{path} could run code when it is loaded; publish safetensors")
         try:
             _relative(path)
@@ -181,7 +181,8 @@ def version_id(created_at: datetime, files: dict[str, FileEntry]) -> str:
     return f"{stamp}-{content_digest(files)[:8]}"
 
 
-def _may_run_code(path: str) -> bool:
+def may_run_code(path: str) -> bool:
+    """Say whether a file of this name could run code when it is loaded (``ctranslate2/*.bin`` is no pickle)."""
     *folders, name = path.lower().split("/")
     if name.endswith(".bin") and folders[-1:] == ["ctranslate2"]:
         return False

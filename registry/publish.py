@@ -14,9 +14,11 @@ from pathlib import Path
 
 from pydantic import JsonValue, ValidationError
 
+from registry.copies import COPY, Copy
 from registry.errors import DamagedVersionError, PublishError
 from registry.files import Progress, copy_file, fsync_dir, fsync_tree, locked, make_folder, walk, write_synced
-from registry.manifest import MANIFEST, FileEntry, Manifest, content_digest, describe, to_json, version_id
+from registry.manifest import MANIFEST, FileEntry, Manifest, content_digest, describe, may_run_code, to_json, version_id
+from registry.names import check_name, check_version_id
 from registry.version import Version, read_version, verify_version
 
 STAGING = ".tmp"
@@ -63,6 +65,59 @@ def publish(root: Path, name: str, source: Path, origin: Origin, progress: Progr
         raise PublishError(f"{name}: {error.errors()[0]['msg']}") from error
     except OSError as error:
         raise PublishError(f"could not publish {name}: {error}") from error
+
+
+def adopt(root: Path, source: Path, copy: Copy, progress: Progress | None = None) -> Version:
+    """Take in a version that was published elsewhere, as it is; see `registry.store.Registry.adopt`.
+
+    Args:
+        root: The registry's folder.
+        source: Holds the manifest and the files that are here.
+        copy: Where it came from, and what stayed there.
+        progress: Told of bytes as they are copied and checked.
+
+    Returns:
+        The version; the one that is already there, if it has the same manifest.
+
+    Raises:
+        PublishError: It could not be taken in; nothing was.
+        DamagedVersionError: Its files are not those of its manifest.
+    """
+    manifest_bytes = (source / MANIFEST).read_bytes()
+    try:
+        manifest = Manifest.model_validate_json(manifest_bytes)
+    except ValidationError as error:
+        raise PublishError(f"{source.name!a} holds no manifest of a version") from error
+    name, version = check_name(manifest.name), check_version_id(manifest.version)
+    for file in manifest.files:
+        if may_run_code(file):
+            raise PublishError(f"{name}@{version}: {file} could run code when it is loaded; it is not taken in")
+    staging = root / STAGING / uuid.uuid4().hex
+    try:
+        make_folder(staging)
+        for file in manifest.files.keys() - set(copy.absent):
+            target = staging / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            copy_file(source / file, target, progress)
+            target.chmod(0o444)
+        for record, content in ((MANIFEST, manifest_bytes), (COPY, to_json(copy))):
+            (staging / record).write_bytes(content)
+            (staging / record).chmod(0o444)
+        fsync_tree(staging)
+        verify_version(Version(name, version, staging, manifest), progress)
+        versions = make_folder(root / "models" / name / "versions")
+        with locked(versions.parent / ".lock"):
+            if not (versions / version).exists():
+                staging.rename(versions / version)
+            _fsync_up(root, name)
+    except OSError as error:
+        raise PublishError(f"could not take in {name}@{version}: {error}") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    there = read_version(versions / version, name, version)
+    if there.manifest != manifest:
+        raise PublishError(f"{there.ref} is there already, and is another version than the one of {copy.repo}")
+    return there
 
 
 def collect_garbage(root: Path, older_than: timedelta) -> list[Path]:

@@ -22,6 +22,7 @@ from pydantic import JsonValue
 
 from registry import publish, verdicts
 from registry.aliases import Alias, Aliases, alias_file
+from registry.copies import Copy
 from registry.errors import DamagedVersionError, NotFoundError, RegistryError
 from registry.files import Progress, locked, make_folder
 from registry.log import LogEntry, MoveLog
@@ -79,6 +80,23 @@ class Registry:
         check_name(name)
         origin = publish.Origin(parent, base, dict(context), normalizer_version, dict(extra or {}))
         return publish.publish(self.root, name, source, origin, progress)
+
+    def adopt(self, source: Path, copy: Copy, *, progress: Progress | None = None) -> Version:
+        """Take in a version that was published elsewhere, all or nothing, with its name, its id and its manifest.
+
+        Args:
+            source: The folder that holds its manifest, and its files but those that stayed behind.
+            copy: Where it came from, and what stayed there.
+            progress: Told of bytes; each byte counts twice: copied and checked.
+
+        Returns:
+            The version; the one that is already there, if it has the same manifest.
+
+        Raises:
+            PublishError: It could not be taken in, or another version has its name and id.
+            DamagedVersionError: Its files are not those of its manifest.
+        """
+        return publish.adopt(self.root, source, copy, progress)
 
     def models(self) -> list[str]:
         """List the names of all models, sorted."""

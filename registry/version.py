@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from registry.copies import COPY, Copy, read_copy
 from registry.errors import DamagedVersionError
 from registry.files import Progress, walk
 from registry.manifest import MANIFEST, Manifest, content_digest, hash_file
@@ -45,6 +46,18 @@ class Version:
             The sha256, in hexadecimal.
         """
         return hash_file(self.path / MANIFEST)
+
+    def copy(self) -> Copy | None:
+        """Read where on the Hub this version came from; None if it was published here.
+
+        Raises:
+            DamagedVersionError: The record of it is not what was written.
+        """
+        try:
+            return read_copy(self.path)
+        except ValidationError as error:
+            message = error.errors()[0]["msg"]
+            raise DamagedVersionError(self.ref, COPY, "a record of a copy", message) from error
 
 
 def read_version(path: Path, name: str, version_id: str) -> Version:
@@ -103,10 +116,15 @@ def verify_version(version: Version, progress: Progress | None = None, under: st
         raise DamagedVersionError(version.ref, MANIFEST, "what was read before", "other content")
 
     found = dict(walk(version.path))
-    for file in sorted(found.keys() - manifest.files.keys() - {MANIFEST}):
+    if COPY in found and not stat.S_ISREG(found[COPY].st_mode):
+        raise DamagedVersionError(version.ref, COPY, "a regular file", "a link or device")
+    copy = version.copy()
+    for file in sorted(found.keys() - manifest.files.keys() - {MANIFEST, COPY}):
         raise DamagedVersionError(version.ref, file, "no such file", "a file")
     for file, entry in sorted(manifest.files.items()):
         status = found.get(file)
+        if status is None and copy is not None and file in copy.absent:
+            continue
         if status is None:
             raise DamagedVersionError(version.ref, file, "a file", "nothing")
         if not stat.S_ISREG(status.st_mode):

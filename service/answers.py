@@ -96,6 +96,8 @@ def _segment(asked: Asked, segment: Segment, tokenizer: WhisperTokenizer) -> sch
         start=round(segment.start, 3),
         end=round(segment.end, 3),
         text=segment.text,
+        seek=segment.seek,
+        tokens=list(segment.tokens),
         avg_logprob=segment.avg_logprob,
         no_speech_prob=segment.no_speech_prob,
         compression_ratio=segment.compression_ratio,

@@ -42,7 +42,7 @@ BEARER = HTTPBearer(auto_error=False, description="An API key.")
 """For /docs to show and to send; `service.authorise` asks for it, of whatever has no route, too."""
 
 EXPOSED_HEADERS = (
-    *("Retry-After", "X-Request-ID", "X-Should-Retry", "OpenAI-Processing-Ms"),
+    *("Location", "Idempotent-Replayed", "Retry-After", "X-Request-ID", "X-Should-Retry", "OpenAI-Processing-Ms"),
     *("X-Whisperloop-Model", "X-Whisperloop-Warnings", "X-Whisperloop-Partial", "X-Whisperloop-Expected-Wait-Ms"),
     *(f"X-RateLimit-{what}-{of}" for what in ("Limit", "Remaining", "Reset") for of in ("Requests", "Audio-Seconds")),
 )

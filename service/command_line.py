@@ -1,5 +1,8 @@
 """What the commands of ``python -m service`` share: their settings, their model, and how they fail: in one line."""
 
+import difflib
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,12 +29,25 @@ DeviceOption = Annotated[str | None, option("device")]
 
 
 def read_settings(**given: Any) -> Settings:
-    """Return the settings; what is given and not None goes before the environment."""
+    """Return the settings; what is given and not None goes before the environment, whose misspelt ones are told."""
+    for warning in misspelt(os.environ):
+        typer.echo(f"warning: {warning}", err=True)
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
         raise stop(f"{first['loc'][0]} (WHISPERLOOP_{str(first['loc'][0]).upper()}): {first['msg']}") from error
+
+
+def misspelt(environment: Iterable[str]) -> list[str]:
+    """Say which variables look like settings and are none: WHISPERLOOP_KEY would leave a service open in silence."""
+    known = {f"WHISPERLOOP_{name.upper()}" for name in Settings.model_fields}
+    warnings = []
+    for name in sorted(environment):
+        if name.upper().startswith("WHISPERLOOP_") and name.upper() not in known:
+            near = difflib.get_close_matches(name.upper(), known, n=1)
+            warnings.append(f"{name} is no setting and has no effect" + (f"; {near[0]} is one" if near else ""))
+    return warnings
 
 
 def load(settings: Settings) -> "Model":

@@ -64,7 +64,8 @@ def transcribe(
     """Transcribe files on this machine, with the engine that serves, and write the transcripts beside them.
 
     What is done already is left out: after an interruption, the same command goes on. A file that cannot be
-    transcribed does not stop the others; the exit status is 1 if there is one.
+    transcribed does not stop the others, and of one that is cut off or damaged, what can be heard is written; the exit
+    status is 1 if there is one of these.
     """
     settings = read_settings(model=model, registry=registry, device=device)
     wanted = _check_formats(formats or ["text"])
@@ -113,7 +114,10 @@ def transcribe(
                 for one, outcome in transcripts(loaded.engine, to_do, options, report.progress):
                     if not isinstance(outcome, Exception):
                         for name, path in places[one].items():
-                            _put(on_disk.render(outcome, name, loaded.version.ref, layout), path)
+                            text = on_disk.render(
+                                outcome.transcription, name, loaded.version.ref, layout, outcome.fault
+                            )
+                            _put(text, path)
                     report.add(one, outcome, list(places[one].values()))
         except KeyboardInterrupt:
             report.say(f"stopped with {report.done} of {len(to_do)} done; the same command goes on with the rest")
@@ -196,10 +200,15 @@ class _Report:
             self.failed += 1
             self.say(f"error: {one}: {outcome}")
         else:
-            self.done += 1
-            seconds = outcome.duration
+            seconds = outcome.transcription.duration
             self._seconds += seconds
-            self.say(f"{one}: {seconds:.1f} s → {', '.join(path.name for path in paths)}")
+            written = f"{seconds:.1f} s → {', '.join(path.name for path in paths)}"
+            if outcome.fault is None:
+                self.done += 1
+                self.say(f"{one}: {written}")
+            else:
+                self.failed += 1
+                self.say(f"error: {one}: {outcome.fault} What could be heard: {written}")
         (task,) = self._bar.tasks
         total = None if task.total is None else task.total + seconds - declared  # headers are not always right
         self._counted += seconds
@@ -208,7 +217,7 @@ class _Report:
     def summarise(self) -> None:
         """Tell what became of all."""
         took = time.perf_counter() - self._started
-        speed = f", {self._seconds:.1f} s in {took:.1f} s: {self._speed():.1f} × real time" if self.done else ""
+        speed = f", {self._seconds:.1f} s in {took:.1f} s: {self._speed():.1f} × real time" if self._seconds else ""
         self.say(f"{self.done} done{speed}" + (f"; {self.failed} failed" if self.failed else ""))
 
     def _speed(self) -> float:

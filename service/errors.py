@@ -135,8 +135,10 @@ def _foreseen(error: Exception) -> ApiError | None:  # noqa: PLR0911 - one line 
         case RequestValidationError():
             first = error.errors()[0]
             where, name = first["loc"][0], str(first["loc"][-1])
-            message = f"The header {name}: {first['msg']}" if where == "header" else first["msg"]
-            return ApiError(400, "invalid_request", message, name)
+            if where == "header":  # written as everywhere else: X-Deadline-Ms
+                name = name.title()
+                return ApiError(400, "invalid_request", f"The header {name}: {first['msg']}.", name)
+            return ApiError(400, "invalid_request", f"{name}: {first['msg']}.", name)
         case HTTPException():
             code, message = HTTP_CODES.get(error.status_code, ("invalid_request", error.detail))
             return ApiError(error.status_code, code, message, headers=error.headers)

@@ -148,7 +148,7 @@ def write(path: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
-def render(result: Transcription, name: str, model: str, layout: Layout) -> str:
+def render(result: Transcription, name: str, model: str, layout: Layout, fault: audio.AudioError | None = None) -> str:
     """Return a transcript in one of the formats.
 
     Args:
@@ -157,6 +157,7 @@ def render(result: Transcription, name: str, model: str, layout: Layout) -> str:
             also all that is known of each segment, in openai/whisper's names.
         model: the version that said it.
         layout: of subtitles.
+        fault: why the end is missing; in the JSON formats, as the service has it.
     """
     match name:
         case "text":
@@ -172,6 +173,7 @@ def render(result: Transcription, name: str, model: str, layout: Layout) -> str:
         "language": result.language,
         "duration": round(result.duration, 3),
         "model": model,
+        "partial": fault and {"code": fault.code, "message": str(fault), "decoded_seconds": round(result.duration, 3)},
     }
     if name == "verbose_json":
         body["segments"] = [asdict(segment) for segment in result.segments]

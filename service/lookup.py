@@ -15,11 +15,18 @@ EXPORT = "ctranslate2"
 def find_version(settings: Settings) -> Version:
     """Resolve the version that the settings name, and verify its export; what GPUs load beside it is left to them.
 
+    What is on the Hub (`hub:org/name@revision`) is imported into the registry first, unless it is there already.
+
     Raises:
         RegistryError: there is none, or its bytes are not those that were published; none of them was parsed then.
     """
     registry = Registry(settings.registry)
-    version = registry.resolve(settings.model)
+    if is_on_hub(settings.model):
+        from registry.importing import import_model
+
+        version = import_model(settings.model, None, registry)
+    else:
+        version = registry.resolve(settings.model)
     registry.verify(version, under=EXPORT)
     return version
 
@@ -29,6 +36,11 @@ class Target(NamedTuple):
 
     ref: str  # name@id
     manifest_sha256: str | None  # as the alias has it; None for a place that is no alias
+
+
+def is_on_hub(place: str) -> bool:
+    """Say whether a reference names something on the Hub; which revision that is, is looked up once, at the start."""
+    return place.startswith("hub:")
 
 
 def is_alias(place: str) -> bool:
@@ -79,6 +91,8 @@ def how_to_serve(name: str) -> str:
 
 def reason(settings: Settings, error: RegistryError) -> str:
     """Say what is wrong and what to run."""
+    if is_on_hub(settings.model):
+        return f"{settings.model} cannot be served: {error}. When that is mended, start again."
     name = settings.model.partition("@")[0]
     watched = is_alias(settings.model) and settings.watch_seconds > 0
     if isinstance(error, NotFoundError):

@@ -3,15 +3,17 @@
 What is a file is `service.files`' business, and what is a transcript `speech.transcribe`'s.
 """
 
+import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.files import Input
-from speech.audio import SAMPLE_RATE, AudioError, declared_seconds, decode_audio, stream_audio
+from speech.audio import SAMPLE_RATE, AudioError, declared_seconds, stream_audio, until_damage
 from speech.engine import Engine, EngineError
 from speech.transcribe import Options, Transcription, transcribe, transcribe_many
 
@@ -19,7 +21,17 @@ TOGETHER_S = 160.0
 """Files are decoded together up to so much audio for each of the engine's workers: two of its largest batches."""
 
 Audio = NDArray[np.float32]
-Outcome = Transcription | AudioError | EngineError | OSError
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What was said in one input."""
+
+    transcription: Transcription
+    fault: AudioError | None = None  # why the rest is missing: the file is cut off or damaged
+
+
+Outcome = Heard | AudioError | EngineError | OSError
 
 
 def transcripts(
@@ -39,36 +51,49 @@ def transcripts(
     Raises:
         UnknownLanguageError: the model has no such language.
     """
-    together: dict[Input, Audio] = {}
+    together: dict[Input, tuple[Audio, AudioError | None]] = {}
     for one in inputs:
         try:
             if one.path is not None and declared_seconds(one.path) > TOGETHER_S:
                 yield one, _long(engine, one, one.path, options, on_progress)
                 continue
-            together[one] = decode_audio(sys.stdin.buffer.read() if one.path is None else one.path)
+            together[one] = _read(io.BytesIO(sys.stdin.buffer.read()) if one.path is None else one.path)
         except (AudioError, EngineError, OSError) as error:
             yield one, error
-        if sum(audio.size for audio in together.values()) >= TOGETHER_S * SAMPLE_RATE * engine.concurrency:
+        if sum(audio.size for audio, _ in together.values()) >= TOGETHER_S * SAMPLE_RATE * engine.concurrency:
             yield from _decode(engine, together, options)
             together = {}
     if together:
         yield from _decode(engine, together, options)
 
 
+def _read(source: Path | io.BytesIO) -> tuple[Audio, AudioError | None]:
+    """Return what can be heard of a file, and why the rest cannot."""
+    faults: list[AudioError] = []
+    blocks = list(until_damage(stream_audio(source), faults.append))
+    return np.concatenate(blocks), faults[0] if faults else None
+
+
 def _long(
     engine: Engine, one: Input, path: Path, options: Options, on_progress: Callable[[Input, float], None]
-) -> Transcription:
+) -> Heard:
     """Transcribe a file while it is decoded."""
-    return transcribe(engine, stream_audio(path), options, lambda added: on_progress(one, added.seconds))
+    faults: list[AudioError] = []
+    blocks = until_damage(stream_audio(path), faults.append)
+    said = transcribe(engine, blocks, options, lambda added: on_progress(one, added.seconds))
+    return Heard(said, faults[0] if faults else None)
 
 
-def _decode(engine: Engine, together: dict[Input, Audio], options: Options) -> Iterator[tuple[Input, Outcome]]:
+def _decode(
+    engine: Engine, together: dict[Input, tuple[Audio, AudioError | None]], options: Options
+) -> Iterator[tuple[Input, Outcome]]:
     try:
-        results = transcribe_many(engine, list(together.values()), [options] * len(together))
-        yield from zip(together, results, strict=True)
+        results = transcribe_many(engine, [audio for audio, _ in together.values()], [options] * len(together))
+        for (one, (_, fault)), said in zip(together.items(), results, strict=True):
+            yield one, Heard(said, fault)
     except EngineError as error:
         if len(together) == 1:
             yield next(iter(together)), error
             return
-        for one, audio in together.items():  # the others are not to blame
-            yield from _decode(engine, {one: audio}, options)
+        for one, heard in together.items():  # the others are not to blame
+            yield from _decode(engine, {one: heard}, options)

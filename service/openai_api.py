@@ -118,8 +118,10 @@ def _text(asked: Asked, answer: Answer, tokenizer: WhisperTokenizer) -> dict[str
 
 
 def _notes(asked: Asked, answer: Answer) -> dict[str, Any]:
-    """Return what OpenAI's API does not say: fields without effect, and why the end is missing."""
+    """Return what OpenAI's API does not say: that nobody speaks, fields without effect, and why the end is missing."""
     notes: dict[str, Any] = {}
+    if answer.transcription.no_speech:
+        notes["no_speech"] = True
     if asked.warnings:
         notes["warnings"] = asked.warnings
     if (missing := partial(answer)) is not None:

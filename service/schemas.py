@@ -32,6 +32,8 @@ class Segment(BaseModel):
     start: float = Field(description="Seconds from the beginning of the audio.")
     end: float = Field(description="Seconds from the beginning of the audio.")
     text: str
+    seek: int = Field(description="Where its window begins, in hundredths of a second.")
+    tokens: list[int] = Field(description="Of its text, in the model's own numbers.")
     avg_logprob: float = Field(description="Mean natural log-probability of its window's tokens.")
     no_speech_prob: float = Field(description="How probable it is that nobody speaks in its window.")
     compression_ratio: float = Field(description="Of its window's text; above 2.4, it is likely a loop.")

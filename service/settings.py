@@ -15,7 +15,10 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="WHISPERLOOP_", frozen=True)
 
     registry: Path = Field(default=Path("runs/registry"), description="The registry's folder.")
-    model: str = Field(default="whisper@production", description="The version to serve: name@alias or name@id.")
+    model: str = Field(
+        default="whisper@production",
+        description="The version to serve: name@alias, name@id or hub:org/name@revision, which is imported first.",
+    )
     device: Device = Field(default="auto", description="Where to compute: auto takes a GPU if there is a usable one.")
     threads: int = Field(default=0, ge=0, le=256, description="Threads of the CPU engine; 0 for what measures best.")
     cache: Path = Field(

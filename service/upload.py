@@ -104,7 +104,7 @@ async def _parse(body: "_Body") -> FormData:
     try:
         form = await parser.parse()
     except MultiPartException as error:
-        raise ApiError(400, "invalid_request", error.message) from error
+        raise ApiError(400, "invalid_request", error.message, parser.blamed(error)) from error
     finally:
         request.state.upload_s = time.perf_counter() - started  # is not the service's
     if not parser.is_complete:
@@ -121,6 +121,12 @@ class _Parser(MultiPartParser):
     def on_end(self) -> None:
         """Note that the last boundary was there."""
         self.is_complete = True
+
+    def blamed(self, error: MultiPartException) -> str | None:
+        """Return the field that is too large, or one too many; None if the form itself is wrong."""
+        if error.message.startswith("Too many files"):
+            return "file"
+        return self._current_part.field_name[:40] if error.message.startswith("Part exceeded") else None
 
     def close(self) -> None:
         """Close all files, those among them that are not whole."""

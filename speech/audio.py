@@ -16,7 +16,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 from numpy.typing import NDArray
 
-from speech.truncation import declares_duration, missing_bytes, ogg_fault
+from speech.truncation import declares_duration, lacks_index, missing_bytes, ogg_fault
 
 SAMPLE_RATE = 16_000
 """Samples a second that Whisper was trained on."""
@@ -89,6 +89,9 @@ def stream_audio(source: bytes | Path | BinaryIO, *, max_seconds: float | None =
                     n_samples += block.size
                     yield np.clip(block, -1.0, 1.0)
         except av.FFmpegError as error:
+            if lacks_index(file):
+                message = "The audio is cut off: an MP4 file without its index (moov) cannot be read."
+                raise AudioError("truncated_audio", message) from error
             message = f"Not audio in a format that FFmpeg knows ({error.strerror})."
             raise AudioError("unsupported_audio", message) from error
         file.seek(0)

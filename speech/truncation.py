@@ -2,7 +2,7 @@
 
 FFmpeg decodes what is left of a cut file without a word, and computes a WAV's length from the file's size. Here
 the promises that formats make are read: RIFF's chunk sizes, Ogg's numbered pages. Containers whose
-declared duration FFmpeg reports truthfully (FLAC, MP4, Matroska, AIFF …) are compared by `speech.audio` after
+declared duration FFmpeg reports truthfully (FLAC, MP4, Matroska, AIFF, AU …) are compared by `speech.audio` after
 decoding. A format that declares nothing, or whose declaration is
 not read here (raw MP3 without a Xing header, ADTS, CAF, W64), cannot be judged.
 """
@@ -13,8 +13,11 @@ from typing import BinaryIO, Literal
 STREAMING_SIZES = frozenset({0, 0x7FFFFFFF, 0x7FFFF000, 0xFFFFFFFF, 0xFFFFFFFF - 36, 0xFFFFFFFF - 44})
 """RIFF data sizes that programs write to a pipe, when they cannot know the length."""
 
-DURATION_IS_DECLARED = frozenset({"aiff", "flac", "matroska", "mov", "ogg"})
+DURATION_IS_DECLARED = frozenset({"aiff", "au", "flac", "matroska", "mov", "ogg"})
 """FFmpeg's demuxers whose stream duration comes from the header, not from the file's size (Ogg's: the last page's)."""
+
+MAX_BOXES = 1000
+"""Of an MP4 file, at its top; recorders write a handful, and a hostile file millions."""
 
 
 def declares_duration(format_name: str, head: bytes) -> bool:
@@ -39,6 +42,33 @@ def missing_bytes(head: bytes, size: int) -> int:
         size: bytes in the whole file.
     """
     return _riff_missing(head, size) if head[:4] == b"RIFF" and head[8:12] == b"WAVE" else 0
+
+
+def lacks_index(file: BinaryIO) -> bool:
+    """Say whether an MP4 or QuickTime file ends before the box that says how to read it.
+
+    Recorders write that box, `moov`, last: of a recording that was interrupted, or cut off on its way, FFmpeg knows
+    nothing but that it is invalid.
+
+    Args:
+        file: is left anywhere.
+    """
+    # ISO/IEC 14496-12, 4.2: a box is its length, a type, and where the length is 1, a length of 64 bits.
+    position = 0
+    for i in range(MAX_BOXES):
+        file.seek(position)
+        header = file.read(8)
+        if len(header) < 8:
+            return i > 0
+        length, kind = int.from_bytes(header[:4]), header[4:]
+        if kind == b"moov" or (i == 0 and kind != b"ftyp"):
+            return False
+        if length == 1:
+            length = int.from_bytes(file.read(8))
+        if length < 8:  # 0: to the end of the file
+            return length == 0
+        position += length
+    return False
 
 
 def ogg_fault(file: BinaryIO) -> Literal["truncated", "damaged"] | None:

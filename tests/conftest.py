@@ -161,3 +161,39 @@ def short_config():
         return make_config("test", {**short, **fixed, **settings})
 
     return make
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """Return a Hub on the loopback interface; the real client talks to it, with a token, and never waits.
+
+    A process of its own finds it by HF_ENDPOINT, as anybody would; in this one the client has read that already.
+    """
+    import types
+
+    from huggingface_hub import constants, file_download
+    from huggingface_hub.utils import _http
+
+    from tests.hub_server import TOKEN, HubServer
+
+    server = HubServer()
+    home = tmp_path / "hf"
+    for name, value in {
+        "HF_ENDPOINT": server.endpoint,
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HOME": str(home),
+        "HF_TOKEN": TOKEN,
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
+    template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
+    for module in (_http, file_download):
+        monkeypatch.setattr(module, "time", types.SimpleNamespace(sleep=lambda _: None))
+    yield server
+    server.close()

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from speech.context import MAX_POSITIONS, POSITIONS_PER_SECOND
+from training.data.sources.config import Section, Source, refuse_secrets, resolve_paths
+from training.rules import Rules
 
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -23,32 +25,7 @@ class ConfigError(ValueError):
     """The config cannot be used; the message names the field."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class FolderSource(_Section):
-    """A folder with `metadata.csv` or `metadata.jsonl`, as in Hugging Face's audiofolder."""
-
-    kind: Literal["folder"] = "folder"
-    path: Path
-    language: str | None = None
-    """Of the clips that name none themselves."""
-    text_column: str | None = None
-    """Where the transcript is; found by its name if not said."""
-
-
-class AsteriskSource(_Section):
-    """The Asterisk telephone prompts of Debian: real voices, free licences, about 20 minutes a language."""
-
-    kind: Literal["asterisk"] = "asterisk"
-    languages: tuple[str, ...]
-
-
-Source = Annotated[FolderSource | AsteriskSource, Field(discriminator="kind")]
-
-
-class Lora(_Section):
+class Lora(Section):
     """Low-rank adapters (peft) beside frozen weights, added to them at the end: little memory, little forgetting."""
 
     rank: Annotated[int, Field(ge=1)] = 32
@@ -61,7 +38,7 @@ class Lora(_Section):
     """Linear layers that get one, in every block of encoder and decoder."""
 
 
-class Augmentation(_Section):
+class Augmentation(Section):
     """What is done to the sound of training clips, differently in each epoch; dev and test stay as they are."""
 
     speed_factors: Annotated[tuple[Annotated[float, Field(ge=0.5, le=2)], ...], Field(min_length=1)] = (1.0,)
@@ -93,7 +70,7 @@ REPLAY_SHARE = 0.3
 ALPHAS = (0.3, 0.5, 0.7, 0.85, 1.0)
 
 
-class TrainingConfig(_Section):
+class TrainingConfig(Section):
     """A training run: what to start from, what to learn from, and how."""
 
     name: str = "whisper"
@@ -101,12 +78,17 @@ class TrainingConfig(_Section):
     base: str = "hub:openai/whisper-small"
     """What to start from: a reference into the registry (`whisper-base@production`) or `hub:org/name@revision`."""
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
-    """Where speech and transcripts come from; several are put together."""
+    """Where speech and transcripts come from; several are put together, by their weights (`data/mix.py`)."""
     seed: int = 1
     """Of the splits, the batches, the margins and the bootstrap."""
 
+    licence: str | None = None
+    """Of the weights that are published, as the Hub spells it (`cc-by-sa-3.0`); said on the model card."""
+    price_per_hour: Annotated[float, Field(ge=0)] | None = None
+    """What an hour of this machine costs, in any currency; `provenance.json` then says what the version cost."""
+
     test_clips: Annotated[int, Field(ge=1)] | None = None
-    """Held-out clips a language, for the gate; a fifth of the clips and at most 96 if not said."""
+    """Held-out clips a language, for the gate; a fifth of those without a split and at most 96 if not said."""
     dev_clips: Annotated[int, Field(ge=1)] | None = None
     """Clips a language for choices during training; a twentieth and at most 24 if not said."""
 
@@ -123,7 +105,9 @@ class TrainingConfig(_Section):
     gradient_accumulation_steps: Annotated[int, Field(ge=1)] = 1
     """Forward passes an optimiser step, over all devices: several share them, and the step stays the same."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """AdamW's, on all weights but biases and norms."""
     max_grad_norm: Positive = 1.0
+    """A gradient longer than this is shortened to it."""
     bf16: bool | None = None
     """Compute in bfloat16, weights kept in float32; where the device is made for it if not said."""
     eval_steps: Annotated[int, Field(ge=1)] = 200
@@ -181,6 +165,9 @@ class TrainingConfig(_Section):
     """Share of the batches that are padded to 30 s, so that the model stays able to take a full window."""
     serving_margin_s: Annotated[float, Field(ge=0, le=30)] = 0.64
     """Margin with which the version is evaluated, judged and served; more gained nothing (docs/experiments.md)."""
+
+    gate: Rules = Rules()
+    """The least gain, and what may be lost elsewhere; `training/rules.py` documents each."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -263,9 +250,7 @@ def read_config(path: Path, **overrides: Any) -> TrainingConfig:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
-    for source in (source for name in ("sources", "replay", "guards") for source in content.get(name, [])):
-        if isinstance(source, dict) and isinstance(source.get("path"), str):
-            source["path"] = path.parent / source["path"]
+    resolve_paths(content, path.parent)
     augment = content.get("augment")
     if isinstance(augment, dict) and isinstance(augment.get("noise_folder"), str):
         augment["noise_folder"] = path.parent / augment["noise_folder"]
@@ -274,6 +259,10 @@ def read_config(path: Path, **overrides: Any) -> TrainingConfig:
 
 def make_config(origin: str, content: dict[str, Any], **overrides: Any) -> TrainingConfig:
     """Validate a config, naming `origin` and the field in the error."""
+    try:
+        refuse_secrets(content)
+    except ValueError as error:
+        raise ConfigError(f"{origin}: {error}") from None
     try:
         return TrainingConfig.model_validate({**content, **{k: v for k, v in overrides.items() if v is not None}})
     except ValidationError as error:

@@ -1,30 +1,48 @@
 """What a model makes of a set of utterances: hypotheses, error counts, and rates with their intervals.
 
 The engine and the code around it are the service's own, so what is measured here is what users get. It compares
-nothing: that is the gate's work.
+nothing: that is the gate's work. What else a model may lose (long recordings, silence, times) is `guards`' to measure.
 """
 
 import gzip
 import json
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from speech.engine import Engine
-from speech.scores import Errors, Interval, character_errors, corpus_rate, rate_interval, word_errors
+from speech.scores import (
+    Errors,
+    Interval,
+    character_errors,
+    characters,
+    corpus_rate,
+    rate_interval,
+    word_errors,
+    words,
+)
 from speech.text import normalize
 from speech.transcribe import Options, transcribe_many
+from speech.words import UNSPACED
 from training.data.manifest import Utterance, load_audio
 
 CLIPS_AT_ONCE = 32
 POOLED = "all"
 """Stands for all languages together where scores are kept by language."""
 
+MIN_SPEAKERS = 20
+"""With so many speakers, the bootstrap resamples speakers; fewer are too few blocks, and it resamples sentences."""
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """`with progress("measuring", n_clips) as advance: advance(1)`"""
+
+
+Unit = Literal["words", "characters"]
+BlockKind = Literal["speaker", "sentence"]
 
 
 class Hypothesis(BaseModel):
@@ -36,21 +54,71 @@ class Hypothesis(BaseModel):
     language: str
     reference: str
     hypothesis: str
+    speaker: str | None = None
+    duration: float | None = None  # seconds
 
-    @property
+    @cached_property
     def words(self) -> Errors:
         """Word errors, normalised."""
         return word_errors(self.reference, self.hypothesis)
 
-    @property
+    @cached_property
     def characters(self) -> Errors:
         """Character errors, normalised."""
         return character_errors(self.reference, self.hypothesis)
 
     @property
+    def unit(self) -> Unit:
+        """What errors are counted in: words, or characters where the language writes no blanks between them."""
+        return "characters" if self.language in UNSPACED else "words"
+
+    @property
+    def errors(self) -> Errors:
+        """Errors in the language's own unit, normalised: what the gate judges by."""
+        return self.characters if self.unit == "characters" else self.words
+
+    def tokens(self) -> tuple[list[str], list[str]]:
+        """Return reference and hypothesis, normalised, in the language's own unit."""
+        cut = characters if self.unit == "characters" else words
+        return cut(self.reference), cut(self.hypothesis)
+
+    @cached_property
     def sentence(self) -> str:
-        """What the bootstrap resamples whole: clips of one sentence err together."""
+        """What the bootstrap resamples whole where speakers are few: clips of one sentence err together."""
         return normalize(self.reference)
+
+
+class Bounds(BaseModel):
+    """A rate or a difference, and its interval."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, interval: Interval) -> "Bounds":
+        """Take an interval as it was computed."""
+        return cls(value=interval.value, low=interval.low, high=interval.high)
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+class Scores(BaseModel):
+    """One language's rates on one set, with 95 % bootstrap intervals, and what the bootstrap resampled."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    clips: int
+    seconds: float | None
+    blocks: BlockKind
+    n_blocks: int
+    wer: Bounds
+    cer: Bounds
+    wer_as_written: Bounds  # case and punctuation count
+    cer_as_written: Bounds
 
 
 def transcribe_utterances(
@@ -79,6 +147,8 @@ def transcribe_utterances(
                 language=utterance.language,
                 reference=utterance.text,
                 hypothesis=transcription.text,
+                speaker=utterance.speaker,
+                duration=utterance.audio.duration,
             )
         progress(len(chunk))
     return [hypotheses[utterance.id] for utterance in utterances]
@@ -94,10 +164,22 @@ def by_language(hypotheses: Iterable[Hypothesis]) -> dict[str, list[Hypothesis]]
     return groups
 
 
+def blocks_of(hypotheses: Sequence[Hypothesis]) -> tuple[list[str], BlockKind]:
+    """Return what each utterance belongs to, and what kind of thing that is, for the bootstrap.
+
+    Speakers, if all are known and there are `MIN_SPEAKERS` (one speaker's clips err together: arXiv:1912.09508); else
+    sentences, of which an utterance is one where no sentence was read twice.
+    """
+    speakers = [h.speaker for h in hypotheses if h.speaker is not None]
+    if len(speakers) == len(hypotheses) and len(set(speakers)) >= MIN_SPEAKERS:
+        return speakers, "speaker"
+    return [h.sentence for h in hypotheses], "sentence"
+
+
 def wer_intervals(hypotheses: Iterable[Hypothesis], seed: int) -> dict[str, Interval]:
-    """Return the corpus WER of each language and of all, with 95 % bootstrap intervals over sentences."""
+    """Return the corpus WER of each language and of all, with 95 % bootstrap intervals over `blocks_of`."""
     return {
-        language: rate_interval([h.words for h in group], [h.sentence for h in group], seed=seed)
+        language: rate_interval([h.words for h in group], blocks_of(group)[0], seed=seed)
         for language, group in by_language(hypotheses).items()
     }
 
@@ -105,6 +187,30 @@ def wer_intervals(hypotheses: Iterable[Hypothesis], seed: int) -> dict[str, Inte
 def character_rates(hypotheses: Iterable[Hypothesis]) -> dict[str, float]:
     """Return the corpus CER of each language and of all."""
     return {language: corpus_rate([h.characters for h in group]) for language, group in by_language(hypotheses).items()}
+
+
+def scores_of(hypotheses: Iterable[Hypothesis], seed: int) -> dict[str, Scores]:
+    """Return all rates of each language and of all together."""
+    return {language: _scores(group, seed) for language, group in by_language(hypotheses).items()}
+
+
+def _scores(group: Sequence[Hypothesis], seed: int) -> Scores:
+    clusters, kind = blocks_of(group)
+
+    def rate(errors: list[Errors]) -> Bounds:
+        return Bounds.of(rate_interval(errors, clusters, seed=seed))
+
+    seconds = [h.duration for h in group if h.duration is not None]
+    return Scores(
+        clips=len(group),
+        seconds=sum(seconds) if len(seconds) == len(group) else None,
+        blocks=kind,
+        n_blocks=len(set(clusters)),
+        wer=rate([h.words for h in group]),
+        cer=rate([h.characters for h in group]),
+        wer_as_written=rate([word_errors(h.reference, h.hypothesis, as_written=True) for h in group]),
+        cer_as_written=rate([character_errors(h.reference, h.hypothesis, as_written=True) for h in group]),
+    )
 
 
 def write_hypotheses(path: Path, hypotheses: Iterable[Hypothesis]) -> None:

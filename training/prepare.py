@@ -1,17 +1,33 @@
 """From a config's sources to utterances with splits, and a report of what was left out and why."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
 from speech.tokens import UnknownLanguageError, WhisperTokenizer
-from training.config import AsteriskSource, ConfigError, Source, TrainingConfig
+from training.config import ConfigError, TrainingConfig
 from training.data.general import divide
 from training.data.manifest import Utterance, fingerprint
 from training.data.report import DataReport, Dropped
 from training.data.sources.asterisk import fetch, read_asterisk
+from training.data.sources.common_voice import read_common_voice
+from training.data.sources.config import (
+    AsteriskSource,
+    CommonVoiceSource,
+    FolderSource,
+    HubSource,
+    KaldiSource,
+    NemoSource,
+    Source,
+    SubtitlesSource,
+)
 from training.data.sources.folder import read_folder
+from training.data.sources.hub import read_hub
+from training.data.sources.kaldi import read_kaldi
+from training.data.sources.nemo import read_nemo
+from training.data.sources.subtitles import read_subtitles
 from training.data.splits import split
 
 TEST_SHARE, MAX_TEST_CLIPS = 5, 96  # a fifth
@@ -46,38 +62,34 @@ def prepare(config: TrainingConfig, tokenizer: WhisperTokenizer, cache: Path) ->
     Raises:
         TooManyDroppedError: more than 5 % of the rows are faulty; the counts are in the message.
         ConfigError: a language that the base does not know, or too few clips.
+        SourceError: a source as a whole cannot be read.
         SourceUnavailableError: the Asterisk prompts cannot be fetched here.
     """
-    utterances: list[Utterance] = []
-    dropped: list[Dropped] = []
-    for source in config.sources:
-        for read_utterances, read_dropped in _read(source, tokenizer, cache):
-            utterances += read_utterances
-            dropped += read_dropped
-    general: dict[str, list[Utterance]] = {"replay": [], "guards": []}
+    utterances, dropped = _gather(config.sources, tokenizer, cache, config.seed)
+    general: dict[str, list[Utterance]] = {}
     for name, sources in (("replay", config.replay), ("guards", config.guards)):
-        for source in sources:
-            for read_utterances, read_dropped in _read(source, tokenizer, cache):
-                general[name] += read_utterances
-                dropped += read_dropped
+        general[name], dropped_here = _gather(sources, tokenizer, cache, config.seed)
+        dropped += dropped_here
     report = DataReport.of(utterances, dropped)
     report.write(cache / "last-report.json")  # also of what is refused here
     report.check()
     for language in sorted({utterance.language for utterance in (*utterances, *chain(*general.values()))}):
         if language not in tokenizer.languages:
             raise ConfigError(f"the base model knows no language {language!r}, which the data names")
-    counts = [sum(u.language == code for u in utterances) for code in {u.language for u in utterances}]
+    counts = Counter(utterance.language for utterance in utterances if utterance.split is None)
+    fewest = min(counts.values(), default=0)
     try:
         divided, leaked = split(
             utterances,
             seed=config.seed,
-            test_per_language=config.test_clips or min(MAX_TEST_CLIPS, max(1, min(counts) // TEST_SHARE)),
-            dev_per_language=config.dev_clips or min(MAX_DEV_CLIPS, max(1, min(counts) // DEV_SHARE)),
+            test_per_language=config.test_clips or min(MAX_TEST_CLIPS, max(1, fewest // TEST_SHARE)),
+            dev_per_language=config.dev_clips or min(MAX_DEV_CLIPS, max(1, fewest // DEV_SHARE)),
         )
     except ValueError as error:
         raise ConfigError(f"cannot split the data: {error}; test_clips and dev_clips set the sizes") from error
     if not any(utterance.split == "train" for utterance in divided):
         raise ConfigError("no clip is left to train on: lower test_clips and dev_clips, or bring more data")
+    divided = [u if u.split == "train" else u.model_copy(update={"weight": 1.0}) for u in divided]
     replay, guards = divide(
         general["replay"], general["guards"], [u for u in divided if u.split != "train"], seed=config.seed
     )
@@ -88,7 +100,32 @@ def prepare(config: TrainingConfig, tokenizer: WhisperTokenizer, cache: Path) ->
     return Data(divided, report, fingerprint([*divided, *replay, *guards]), replay, guards)
 
 
-def _read(source: Source, tokenizer: WhisperTokenizer, cache: Path) -> Iterator[tuple[list[Utterance], list[Dropped]]]:
+def _gather(
+    sources: Iterable[Source], tokenizer: WhisperTokenizer, cache: Path, seed: int
+) -> tuple[list[Utterance], list[Dropped]]:
+    """Read sources, each clip once, with the use and the weight of its source."""
+    found: dict[str, Utterance] = {}
+    dropped: list[Dropped] = []
+    for source in sources:
+        for read_utterances, read_dropped in _read(source, tokenizer, cache, seed):
+            for utterance in read_utterances:
+                if (first := found.get(utterance.id)) is not None:
+                    dropped.append(_named_twice(utterance, first))
+                    continue
+                use = {"split": utterance.split or source.use, "weight": source.weight}
+                found[utterance.id] = utterance.model_copy(update=use)
+            dropped += read_dropped
+    return list(found.values()), dropped
+
+
+def _named_twice(utterance: Utterance, first: Utterance) -> Dropped:
+    where = f"a source before, {first.source}, has a clip of this name"
+    return Dropped(id=utterance.id, source=utterance.source, reason="duplicate_id", detail=where)
+
+
+def _read(
+    source: Source, tokenizer: WhisperTokenizer, cache: Path, seed: int
+) -> Iterator[tuple[list[Utterance], list[Dropped]]]:
     def count_tokens(text: str) -> int:
         return len(tokenizer.encode(text))
 
@@ -96,9 +133,23 @@ def _read(source: Source, tokenizer: WhisperTokenizer, cache: Path) -> Iterator[
         root = fetch(list(source.languages), cache / "asterisk")
         for language in source.languages:
             yield read_asterisk(root, language, cache / "asterisk-audio", count_tokens=count_tokens)
-    else:
+        return
+    if source.language is not None:
         try:
-            code = None if source.language is None else tokenizer.language_code(source.language)
+            source = source.model_copy(update={"language": tokenizer.language_code(source.language)})
         except UnknownLanguageError as error:
             raise ConfigError(str(error)) from error
-        yield read_folder(source.path, language=code, text_column=source.text_column, count_tokens=count_tokens)
+    match source:
+        case FolderSource():
+            text_column = source.text_column
+            yield read_folder(source.path, language=source.language, text_column=text_column, count_tokens=count_tokens)
+        case HubSource():
+            yield read_hub(source, cache / "hub", seed=seed, count_tokens=count_tokens)
+        case CommonVoiceSource():
+            yield read_common_voice(source, cache / "common-voice", count_tokens=count_tokens)
+        case NemoSource():
+            yield read_nemo(source, cache / "clips", count_tokens=count_tokens)
+        case KaldiSource():
+            yield read_kaldi(source, cache / "clips", count_tokens=count_tokens)
+        case SubtitlesSource():
+            yield read_subtitles(source, cache / "clips", count_tokens=count_tokens)

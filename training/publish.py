@@ -4,30 +4,32 @@ Called once a run, between fine-tuning and the gate. The context that the versio
 settled here, before it is sealed.
 """
 
-import importlib.metadata
+import dataclasses
 import json
-import platform
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pydantic import JsonValue
 
-from registry import Registry, Version
+from registry import HubReference, Registry, RegistryError, Version
 from speech.convert import export_ctranslate2
 from speech.engine import load_engine
+from speech.scores import Errors, rate_interval
 from speech.smoke import write_smoke_clip
 from speech.text import NORMALIZER_VERSION
-from training.card import model_card
+from training import provenance
+from training.card import Facts, Scores, model_card
 from training.config import TrainingConfig
 from training.context import MARGINS, Evidence, choose_context
+from training.curves import draw_curves, logged_seconds, read_curves
 from training.data.manifest import Utterance, fingerprint
 from training.evaluate import (
     Hypothesis,
     Progress,
-    character_rates,
+    by_language,
     transcribe_utterances,
-    wer_intervals,
     write_hypotheses,
 )
 from training.finetune import FineTuned
@@ -36,7 +38,8 @@ from training.parity import MAX_CLIPS, ParityError, measure_parity
 from training.prepare import Data
 from training.smoke import candidates, choose_smoke_clip
 
-PACKAGES = ("torch", "transformers", "ctranslate2", "tokenizers", "numpy", "jiwer")
+CURVES = "curves"
+"""The folder of a version that holds the pictures of its card."""
 
 TEST_HYPOTHESES = "hyps/test.jsonl.gz"
 """What the version made of the test split, decoded as it is served; inside its folder."""
@@ -71,6 +74,7 @@ def publish_version(
     Raises:
         ParityError: the export does not say what the checkpoint says.
     """
+    started = time.monotonic()
     staged = folder / "version"
     shutil.rmtree(staged, ignore_errors=True)
     shutil.copytree(tuned.checkpoint, staged)
@@ -95,43 +99,51 @@ def publish_version(
         after = transcribe_utterances(load_engine(staged, context), data.of("test"), folder, advance)
 
     write_hypotheses(staged / TEST_HYPOTHESES, after)
+    scores = _scores(after, config.seed)
     metrics = {
         "test": {
-            "wer": {k: bounds.model_dump() for k, bounds in _bounds(after, config.seed).items()},
-            "cer": character_rates(after),
+            "wer": {k: bounds.model_dump() for k, bounds in scores.wer.items()},
+            "cer": {k: bounds.model_dump() for k, bounds in scores.cer.items()},
+            "clips": len(after),
             "fingerprint": fingerprint(data.of("test")),
         },
         "dev": tuned.dev,
         "parity": parity.model_dump(),
         "normalizer_version": NORMALIZER_VERSION,
     }
-    provenance = {
+    logs = folder / "logs"
+    pictures = [f"{CURVES}/{name}" for name in draw_curves(read_curves(logs), staged / CURVES)]
+    seconds = {"training": logged_seconds(logs), "publishing": time.monotonic() - started}
+    origin = {
         "base": base.ref,
-        "config": config.model_dump(
-            mode="json", exclude={"sources": True, "replay": True, "guards": True, "augment": {"noise_folder"}}
-        ),
-        **{
-            name: [source.model_dump(mode="json", exclude={"path"}) for source in sources]
-            for name, sources in (("sources", config.sources), ("replay", config.replay), ("guards", config.guards))
-        },
-        "steps": tuned.steps,
-        "selected_steps": list(tuned.selected),
-        "alpha": tuned.alpha,
-        "packages": {package: importlib.metadata.version(package) for package in PACKAGES},
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "command": "python -m training",
+        "against": against.ref,
+        "config": provenance.settings(config),
+        "seeds": {"config": config.seed},
+        "training": provenance.settings(dataclasses.asdict(tuned)),
+        "git": provenance.git_state(),
+        "packages": provenance.versions(),
+        "device": provenance.device(),
+        "command": provenance.command_line(),
+        **provenance.cost(seconds, config.price_per_hour),
     }
-    description = {"fingerprint": data.fingerprint, "report": data.report.model_dump(mode="json")}
-    for name, content in (("metrics", metrics), ("provenance", provenance), ("data", description)):
+    description = provenance.describe_data(data.utterances, data.report)
+    if data.replay:
+        description["replay"] = provenance.describe_sources(data.replay)
+    for name, content in (("metrics", metrics), ("provenance", origin), ("data", description)):
         (staged / f"{name}.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     card = model_card(
-        config,
-        base.ref,
-        data.utterances,
-        _bounds(before, config.seed),
-        _bounds(after, config.seed),
-        against.ref,
+        Facts(
+            config=config,
+            base=base.ref,
+            base_on_hub=hub_base(registry, base),
+            against=against.ref,
+            utterances=data.utterances,
+            replay=data.replay,
+            before=_scores(before, config.seed),
+            after=scores,
+            context=context,
+            pictures=pictures,
+        )
     )
     (staged / "README.md").write_text(card, encoding="utf-8")
 
@@ -164,8 +176,35 @@ def _choose_context(
         )
 
 
-def _bounds(hypotheses: Sequence[Hypothesis], seed: int) -> dict[str, Bounds]:
-    return {
-        language: Bounds(value=interval.value, low=interval.low, high=interval.high)
-        for language, interval in wer_intervals(hypotheses, seed).items()
-    }
+def hub_base(registry: Registry, version: Version) -> str | None:
+    """Return the Hub repository that a version comes from, through all that it was trained from; None if from none."""
+    seen: set[str] = set()
+    while version.ref not in seen:
+        seen.add(version.ref)
+        if (copy := version.copy()) is not None:
+            return copy.repo
+        try:
+            origin = json.loads((version.path / "provenance.json").read_bytes())
+        except (OSError, ValueError):
+            return None
+        source = str(origin.get("source", ""))
+        if source.startswith("hub:"):
+            return HubReference.parse(source).repo
+        if version.manifest.parent is None:
+            return None
+        try:
+            version = registry.resolve(version.manifest.parent)
+        except RegistryError:
+            return None
+    return None
+
+
+def _scores(hypotheses: Sequence[Hypothesis], seed: int) -> Scores:
+    def bounds(errors: Callable[[Hypothesis], Errors]) -> dict[str, Bounds]:
+        found = {}
+        for language, group in by_language(hypotheses).items():
+            interval = rate_interval([errors(h) for h in group], [h.sentence for h in group], seed=seed)
+            found[language] = Bounds(value=interval.value, low=interval.low, high=interval.high)
+        return found
+
+    return Scores(wer=bounds(lambda h: h.words), cer=bounds(lambda h: h.characters))

@@ -6,35 +6,34 @@ on, a run that is done is not done again. Production moves only by a passed verd
 
 import hashlib
 import json
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from registry import HubReference, Registry, Version
+from registry import Registry, Version
 from registry.files import write_atomically
-from speech.context import ElasticContext
-from speech.engine import Engine, load_engine
+from registry.importing import import_model
 from speech.tokens import WhisperTokenizer
 from training.config import TrainingConfig
+from training.contest import PAGE, Contest, TestSet, hold, keep, promote
 from training.data.general import with_texts
-from training.data.manifest import Utterance, fingerprint, write_manifest
+from training.data.manifest import Utterance, write_manifest
+from training.data.mix import mix
 from training.devices import on_all
-from training.evaluate import (
-    Hypothesis,
-    Progress,
-    read_hypotheses,
-    transcribe_utterances,
-    wer_intervals,
-    write_hypotheses,
-)
-from training.finetune import fine_tune
-from training.gate import Verdict, judge
+from training.evaluate import Hypothesis, Progress, read_hypotheses, wer_intervals
+from training.finetune import FineTuned, fine_tune
+from training.gate import Verdict
 from training.interpolate import choose_alpha
+from training.measure import score
 from training.prepare import Data, prepare
 from training.publish import TEST_HYPOTHESES, publish_version
-from training.shell import StepError
+from training.testset import guards_of
+
+_OUTCOMES = {
+    "promote": "promoted to production",
+    "refuse": "refused: production stays as it was",
+    "undecided": "neither promoted nor refused: production stays as it was",
+}
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,15 @@ class Outcome:
 
 
 def run(
-    config: TrainingConfig, registry: Registry, runs: Path, *, say: Callable[[str], None], progress: Progress
+    config: TrainingConfig,
+    registry: Registry,
+    runs: Path,
+    *,
+    say: Callable[[str], None],
+    progress: Progress,
+    guards: Mapping[str, Sequence[Utterance]] | None = None,
+    lint_errors: Sequence[str] = (),
+    may_promote: bool = True,
 ) -> Outcome:
     """Train a candidate, publish it, and promote it if the gate lets it through.
 
@@ -61,6 +68,9 @@ def run(
         runs: folder for data caches, evaluations and the run's own folder.
         say: called with one line at each stage.
         progress: shows how far a stage is.
+        guards: other speech on which the candidate must not be worse, by name.
+        lint_errors: what lint found wrong with the data; the gate refuses with any.
+        may_promote: False leaves production alone whatever the gate says.
 
     Raises:
         RegistryError: the base or production is missing or damaged.
@@ -73,7 +83,7 @@ def run(
     data = prepare(config, tokenizer, runs / "data")
     for line in _describe(data):
         say(line)
-    folder = runs / "training" / f"{config.name}-{_key(config, base, data)}"
+    folder = runs / "training" / f"{config.name}-{run_key(config, base, data)}"
     write_manifest(folder / "manifest.jsonl", data.utterances)
     if data.replay or data.guards:
         write_manifest(folder / "general.jsonl", [*data.replay, *data.guards])
@@ -84,16 +94,10 @@ def run(
     against = _against(config, registry, base, folder)
     registry.verify(against)
     test = data.of("test")
-    before = measure(against, test, folder, runs / "evaluations", progress)
+    before = score(against, test, folder, runs / "evaluations", progress).hypotheses
     say(_scores(f"{against.ref} before", before, config.seed))
 
-    replay = data.replay
-    if replay and config.replay_labels == "base":
-        heard = measure(base, replay, folder, runs / "evaluations", progress)
-        replay = with_texts(replay, {hypothesis.id: hypothesis.hypothesis for hypothesis in heard})
-    tuned = on_all(fine_tune, config, base.path, data.of("train"), data.of("dev"), folder, folder, replay=replay)
-    guards = [utterance for utterance in data.guards if utterance.split == "dev"]
-    tuned = choose_alpha(config, base.path, tuned, data.of("dev"), guards, folder, say, progress)
+    tuned = _tune(config, base, data, folder, runs / "evaluations", say, progress)
     say(f"fine-tuned in {tuned.steps} steps; dev WER {tuned.dev['wer']:.3f}, CER {tuned.dev['cer']:.3f}")
 
     published = folder / "published.json"
@@ -107,83 +111,82 @@ def run(
 
     # Production may have moved since this run began, or since it was first done: it is today's that must be beaten.
     production = _production(config.name, registry)
+    measured = against
     if production is not None and production.id not in {version.id, against.id}:
-        against, before = production, measure(production, test, folder, runs / "evaluations", progress)
-    verdict, promoted = decide(config, registry, version, against, before, after, fingerprint(test))
-    for reason in verdict.reasons:
-        say(reason)
+        against = production
+    seen = [*data.of("train"), *data.replay]
+    judged = TestSet(test, folder, {**guards_of(data.guards), **(guards or {})}, seen, data.fingerprint)
+    contest = hold(
+        version,
+        against,
+        base,
+        judged,
+        cache=runs / "evaluations",
+        seed=config.seed,
+        rules=config.gate,
+        say=say,
+        progress=progress,
+        known={measured.ref: before, version.ref: after},
+        refusals=[f"lint: {error}" for error in lint_errors],
+    )
+    promoted = decide(registry, contest, judged, folder, may_promote=may_promote)
+    verdict = contest.verdict
+    for line in (*verdict.reasons, *verdict.notes):
+        say(line)
     if production is not None and production.id == version.id:
         say(f"{version.ref} is already in production")
+    elif verdict.passed and not promoted:
+        say(f"{version.ref} may be promoted: python -m registry alias {version.ref} production --reason …")
     else:
-        say(f"{version.ref} is {'promoted to production' if promoted else 'refused: production stays as it was'}")
-    return Outcome(version, verdict, promoted, test, before, after, folder)
+        say(f"{version.ref} is {_OUTCOMES[verdict.decision]}")
+        say(f"each utterance, with its sound: {folder / PAGE}")
+    return Outcome(version, verdict, promoted, test, contest.before, after, folder)
 
 
 def resolve_base(reference: str, registry: Registry, say: Callable[[str], None]) -> Version:
     """Find the base in the registry; a `hub:` reference is imported first, as `python -m registry import` does it."""
     if not reference.startswith("hub:"):
         return registry.resolve(reference)
-    name = HubReference.parse(reference).repo.split("/")[-1].lower()
-    say(f"importing {reference} as {name}")
-    command = [sys.executable, "-m", "registry", "import", reference, "--name", name, "--alias", "candidate"]
-    done = subprocess.run([*command, "--registry", str(registry.root)], check=False)
-    if done.returncode != 0:
-        raise StepError(f"the base {reference} could not be imported, as said above; --base names another")
-    return registry.resolve(f"{name}@candidate")
+    say(f"importing {reference}")
+    return import_model(reference, None, registry)
 
 
-def measure(
-    version: Version, test: Sequence[Utterance], audio_root: Path, cache: Path, progress: Progress
-) -> list[Hypothesis]:
-    """Transcribe the test clips as the service would with this version; what was done once is read from `cache`."""
-    engine = load_engine(version.path, ElasticContext.from_manifest(version.manifest.context))
-    path = _evaluation(version, test, cache, engine)
-    if path.is_file():
-        return read_hypotheses(path)
-    with progress(f"measuring {version.ref}", len(test)) as advance:
-        hypotheses = transcribe_utterances(engine, test, audio_root, advance)
-    write_hypotheses(path, hypotheses)
-    return hypotheses
-
-
-def _evaluation(version: Version, test: Sequence[Utterance], cache: Path, engine: Engine) -> Path:
-    where = engine.description.replace(" ", "-")
-    return cache / f"{version.name}-{version.id}-{where}-{fingerprint(test)[:16]}.jsonl.gz"
-
-
-def decide(
-    config: TrainingConfig,
-    registry: Registry,
-    version: Version,
-    against: Version,
-    before: Sequence[Hypothesis],
-    after: Sequence[Hypothesis],
-    test_fingerprint: str,
-) -> tuple[Verdict, bool]:
-    """Judge, keep the verdict beside the versions, and move production if it passed."""
-    verdict = judge(
-        before,
-        after,
-        base_ref=against.ref,
-        candidate_ref=version.ref,
-        test_fingerprint=test_fingerprint,
-        seed=config.seed,
-    )
-    production = _production(config.name, registry)
+def decide(registry: Registry, contest: Contest, data: TestSet, folder: Path, *, may_promote: bool = True) -> bool:
+    """Keep the verdict beside the versions and in the run's folder, and move production if it passed and may."""
+    version = contest.candidate
+    production = _production(version.name, registry)
     if production is not None and production.id == version.id:
-        return verdict, True  # an earlier run of the same was promoted
-    path = registry.record_verdict(config.name, version.id, against.id, verdict.model_dump(mode="json"))
-    candidate = registry.alias(config.name, "candidate")
+        return True  # an earlier run of the same was promoted
+    verdict_file = keep(contest, registry, data, folder, folder / "logs")
+    candidate = registry.alias(version.name, "candidate")
     if candidate is None or candidate.version != version.id:
         expected = None if candidate is None else candidate.version
         reason = "published by a training run"
-        registry.move_alias(config.name, "candidate", version.id, expected=expected, reason=reason)
-    if verdict.passed:
-        # Compare and swap with what was judged: if production moved meanwhile, nobody has compared the two.
-        judged = against.id if production is not None else None
-        reason = "passed the gate"
-        registry.move_alias(config.name, "production", version.id, expected=judged, reason=reason, verdict=path.name)
-    return verdict, verdict.passed
+        registry.move_alias(version.name, "candidate", version.id, expected=expected, reason=reason)
+    promotes = contest.verdict.passed and may_promote
+    if promotes:
+        promote(contest, registry, verdict_file)
+    return promotes
+
+
+def _tune(
+    config: TrainingConfig,
+    base: Version,
+    data: Data,
+    folder: Path,
+    cache: Path,
+    say: Callable[[str], None],
+    progress: Progress,
+) -> FineTuned:
+    """Fine-tune, and choose how far to go from the base towards the result."""
+    replay = data.replay
+    if replay and config.replay_labels == "base":
+        heard = score(base, replay, folder, cache, progress).hypotheses
+        replay = with_texts(replay, {hypothesis.id: hypothesis.hypothesis for hypothesis in heard})
+    own, replay = mix(data.of("train"), config.seed), mix(replay, config.seed)
+    tuned = on_all(fine_tune, config, base.path, own, data.of("dev"), folder, folder, replay=replay)
+    watched = [utterance for utterance in data.guards if utterance.split == "dev"]
+    return choose_alpha(config, base.path, tuned, data.of("dev"), watched, folder, say, progress)
 
 
 def _against(config: TrainingConfig, registry: Registry, base: Version, folder: Path) -> Version:
@@ -204,9 +207,10 @@ def _production(name: str, registry: Registry) -> Version | None:
     return None if alias is None else registry.version(name, alias.version)
 
 
-def _key(config: TrainingConfig, base: Version, data: Data) -> str:
+def run_key(config: TrainingConfig, base: Version, data: Data) -> str:
+    """Return what a run is known by: the same recipe, base and data come to the same."""
     parts = [
-        config.model_dump_json(exclude={"sources", "replay", "guards"}),
+        config.model_dump_json(exclude={"sources", "replay", "guards", "gate", "licence", "price_per_hour"}),
         base.ref,
         base.manifest_sha256(),
         data.fingerprint,

@@ -125,6 +125,9 @@ async def create_job(request: Request) -> Response:
     from service.jobs.store import FullError, ReusedKeyError
 
     runner = await _runner(request)
+    if "x-deadline-ms" in request.headers:
+        message = "A job has no deadline; use POST /transcribe, or cancel it when you need it no longer."
+        raise ApiError(400, "unsupported_parameter", message, "X-Deadline-Ms")
     loaded(request)  # or there is no need to read the upload
     settings: Settings = request.app.state.settings
     key = _idempotency_key(request)

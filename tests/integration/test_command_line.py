@@ -39,13 +39,17 @@ def folder(clip, tmp_path):
     """Return a folder with a good file, a bad one, and one that is done."""
     shutil.copy(clip, tmp_path / "good.wav")
     shutil.copy(clip, tmp_path / "done.wav")
-    (tmp_path / "bad.wav").write_bytes(clip.read_bytes()[:5000])
+    (tmp_path / "cut.wav").write_bytes(clip.read_bytes()[: clip.stat().st_size * 3 // 4])
+    (tmp_path / "bad.wav").write_bytes(b"no audio " * 100)
     (tmp_path / "done.txt").write_text("done before\n")
     return tmp_path
 
 
 def test_a_folder_is_transcribed_as_the_service_would(run, folder, address, clip):
-    """The good file has the service's words, the bad one a line, the one that was done is as it was; exit status 1."""
+    """The good file has the service's words; the bad one a line; the one that was done is as it was; exit status 1.
+
+    Of the one that is cut off, there are the words that can be heard, and a line.
+    """
     result = run("transcribe", folder, "--language", "it")
     answer = httpx.post(
         f"{address}/transcribe", files={"file": clip.read_bytes()}, data={"language": "it"}, timeout=300
@@ -53,11 +57,14 @@ def test_a_folder_is_transcribed_as_the_service_would(run, folder, address, clip
     assert (folder / "good.txt").read_text() == answer["text"] + "\n"
     assert (folder / "done.txt").read_text() == "done before\n"
     assert not (folder / "bad.txt").exists()
+    assert (folder / "cut.txt").read_text().split()[:3] == answer["text"].split()[:3]
     lines = result.stderr.splitlines()
     assert result.returncode == 1, result.stderr
-    assert lines[0] == "1 of 3 done already; --overwrite does them again"
-    assert any(line.startswith(f"error: {folder}/bad.wav: The audio is cut off") for line in lines)
-    assert lines[-1].endswith("; 1 failed")
+    assert lines[0] == "1 of 4 done already; --overwrite does them again"
+    assert any(line.startswith(f"error: {folder}/bad.wav: ") for line in lines)
+    (cut,) = [line for line in lines if line.startswith(f"error: {folder}/cut.wav: The audio is cut off")]
+    assert cut.endswith("s → cut.txt")
+    assert lines[-1].endswith("; 2 failed")
     assert result.stdout == ""
 
 

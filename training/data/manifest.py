@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from speech.audio import SAMPLE_RATE, decode_audio
 
@@ -67,26 +67,39 @@ class Utterance(_Frozen):
     Attributes:
         id: unique within a data set.
         audio: where the sound is.
+        no_speech: nobody speaks; the text is empty.
         text: what is said, as it should be written.
         language: Whisper's code, such as "it".
         speaker: who says it, when known.
+        sentence_id: the data set's own name for the sentence, which several may have read.
         split: what the clip is for; None until `splits.split` has decided.
         segments: times inside the utterance, when known.
         prev_text: what was said before, in a longer recording.
         source: where it came from.
+        weight: how often it comes in a pass over the training set; see `mix`.
         licence: SPDX identifier, when known.
     """
 
     id: NonEmpty
     audio: AudioSlice
-    text: NonEmpty
+    no_speech: bool = False
+    text: str
     language: Annotated[str, Field(pattern=LANGUAGE_PATTERN)]
     speaker: str | None = None
+    sentence_id: str | None = None
     split: SplitName | None = None
     segments: tuple[Segment, ...] | None = None
     prev_text: str | None = None
     source: NonEmpty
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     licence: str | None = None
+
+    @field_validator("text")
+    @classmethod
+    def _says_something(cls, text: str, info: ValidationInfo) -> str:
+        if bool(text) == bool(info.data.get("no_speech")):
+            raise ValueError("it is empty if, and only if, no_speech is true")
+        return text
 
 
 def read_manifest(path: Path) -> list[Utterance]:
@@ -151,9 +164,13 @@ def _relative_to(folder: Path, utterance: Utterance) -> Utterance:
 
 
 def fingerprint(utterances: Iterable[Utterance]) -> str:
-    """Return the data set's sha256, over its sorted (id, audio sha256, text, split)."""
-    rows = sorted([u.id, u.audio.sha256, u.text, u.split or ""] for u in utterances)
-    return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()
+    """Return the data set's sha256, over all that training makes of its utterances, in the order of their ids."""
+    fields = {"id", "text", "language", "split", "segments", "prev_text", "weight"}
+    rows = sorted(
+        json.dumps([u.model_dump(include=fields), u.audio.sha256, u.audio.offset], ensure_ascii=False, sort_keys=True)
+        for u in utterances
+    )
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
 def load_audio(utterance: Utterance, root: Path) -> NDArray[np.float32]:

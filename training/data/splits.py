@@ -19,7 +19,7 @@ PRECEDENCE: tuple[SplitName, ...] = ("test", "dev", "train")
 def split(
     utterances: Iterable[Utterance], *, seed: int, test_per_language: int, dev_per_language: int
 ) -> tuple[list[Utterance], list[Dropped]]:
-    """Give every utterance a split; all clips of one sentence share theirs.
+    """Give every utterance a split; all clips of one sentence, by its words or its `sentence_id`, share theirs.
 
     Sentences are drawn in the order of a hash of seed, language and normalised sentence, so the
     same data gives the same splits in whatever order it arrives, and new data leaves the order of
@@ -55,9 +55,10 @@ def split(
 def _split_language(
     language: str, utterances: list[Utterance], seed: int, counts: dict[SplitName, int]
 ) -> tuple[list[Utterance], list[Dropped]]:
+    sentence_of = _sentences(utterances)
     sentences: defaultdict[str, list[Utterance]] = defaultdict(list)
     for utterance in sorted(utterances, key=lambda utterance: utterance.id):
-        sentences[normalize(utterance.text)].append(utterance)
+        sentences[sentence_of[utterance.id]].append(utterance)
     given = {utterance.split for utterance in utterances}
 
     split_of: dict[str, SplitName] = {}
@@ -91,7 +92,7 @@ def _split_language(
     kept: list[Utterance] = []
     dropped: list[Dropped] = []
     for utterance in sorted(utterances, key=lambda utterance: utterance.id):
-        name = split_of.get(normalize(utterance.text), "train")
+        name = split_of.get(sentence_of[utterance.id], "train")
         leaks = utterance.split != name and name in given and name != "train"
         if leaks:
             dropped.append(
@@ -106,3 +107,22 @@ def _split_language(
         else:
             kept.append(utterance.model_copy(update={"split": name}))
     return kept, dropped
+
+
+def _sentences(utterances: list[Utterance]) -> dict[str, str]:
+    """Return each utterance's sentence: the first, by the alphabet, of the texts that its source says are the same."""
+    texts = {utterance.id: normalize(utterance.text) for utterance in utterances}
+    linked: dict[str, str] = {}
+
+    def first(text: str) -> str:
+        while linked.get(text, text) != text:
+            text = linked[text]
+        return text
+
+    by_id: dict[tuple[str, str], str] = {}
+    for utterance in utterances:
+        if utterance.sentence_id is not None:
+            text = texts[utterance.id]
+            one, other = first(text), first(by_id.setdefault((utterance.source, utterance.sentence_id), text))
+            linked[max(one, other)] = min(one, other)
+    return {name: first(text) for name, text in texts.items()}

@@ -145,7 +145,7 @@ def time_steps(
         audio_root: what relative audio paths start from.
         runs: where there is room for a checkpoint.
     """
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     from training.finetune import fine_tune
 

@@ -90,11 +90,13 @@ def _explain(
     if heard.avg_logprob < UNSURE_LOGPROB:
         return "hard_audio", None
     sure = heard.avg_logprob >= SURE_LOGPROB
-    # "seven" for "7" is a way of writing, and belongs to `style`.
-    numbers = has_digits(utterance.text) != has_digits(heard.text)
-    if sure and not numbers and _is_part(texts[utterance.id], hypothesis):
+    # "seven" for "7" and "M I" for "em eye" are ways of writing, and belong to `style`.
+    written_otherwise = has_digits(utterance.text) != has_digits(heard.text) or (
+        _is_spelled(texts[utterance.id]) != _is_spelled(hypothesis)
+    )
+    if sure and not written_otherwise and _is_part(texts[utterance.id], hypothesis):
         return "incomplete_transcript", None
-    if sure and not numbers and cer >= OTHER_WORDS_CER:
+    if sure and not written_otherwise and cer >= OTHER_WORDS_CER:
         return "wrong_transcript", None
     return "misheard", None
 
@@ -109,6 +111,12 @@ def _whose(hypothesis: str, own: str, texts: Mapping[str, str]) -> str | None:
         return None
     words = word_errors(nearest[0], hypothesis)
     return str(nearest[2]) if words.errors <= SAME_TEXT_WER * words.reference else None
+
+
+def _is_spelled(text: str) -> bool:
+    """Say whether at least half of a normalised text's words are single letters."""
+    words = text.split()
+    return 2 * sum(len(word) == 1 for word in words) >= len(words) > 0
 
 
 def _is_part(reference: str, hypothesis: str) -> bool:

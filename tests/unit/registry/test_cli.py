@@ -5,7 +5,8 @@ import os
 import pytest
 from typer.testing import CliRunner
 
-from registry.__main__ import app, default_name
+from registry.__main__ import app
+from registry.importing import default_name
 
 
 @pytest.fixture

@@ -1,61 +1,86 @@
 """The Hub: only safe files come home, at one commit, and failures are one line."""
 
+from pathlib import Path
+
 import httpx2
 import huggingface_hub
 import pytest
 from huggingface_hub import errors
 
 from registry import HubReference, NotFoundError, RegistryError, download_snapshot
-from registry.hub import ALLOWED
+from registry.hub import ALLOWED, look_up
 
-REF = HubReference("org/name", "v1")
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+REPO = "org/name"
+REF = HubReference(REPO)
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """A stand-in for the Hub: its cache, and what it was asked for."""
-    folder = tmp_path / "cache" / "snapshots" / COMMIT
-    folder.mkdir(parents=True)
-    (tmp_path / "blob").write_bytes(b"weights")
-    (folder / "model.safetensors").symlink_to(tmp_path / "blob")
-    (folder / "config.json").write_text("{}")
-
-    def snapshot_download(repo, *, revision, allow_patterns):
-        assert (repo, revision, allow_patterns) == ("org/name", "v1", list(ALLOWED))
-        return str(folder)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    return folder
+def repo(hub):
+    """A repository as others make them: weights, configuration, and what is never asked for."""
+    made = hub.new_repo(REPO, private=False)
+    for name in ("model.safetensors", "config.json", "pytorch_model.bin", "modeling.py", "weights.pt", "sub/x.json"):
+        hub.edit(REPO, "main", name, name.encode())
+    return made
 
 
-def test_a_snapshot_is_copied_with_its_commit(cache, tmp_path):
+def names(folder):
+    """Return the files of a folder."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_snapshot_is_copied_with_its_commit(repo, tmp_path):
     """The files are real ones, not links into the cache, and the commit is the resolved one."""
-    assert cache.exists()
     snapshot = download_snapshot(REF, tmp_path / "into")
-    assert snapshot == (tmp_path / "into", COMMIT)
-    assert (snapshot.folder / "model.safetensors").read_bytes() == b"weights"
+    assert snapshot == (tmp_path / "into", repo.branches["main"], ())
+    assert (snapshot.folder / "model.safetensors").read_bytes() == b"model.safetensors"
     assert not any(path.is_symlink() for path in snapshot.folder.rglob("*"))
 
 
-def test_what_others_left_in_the_cache_stays_there(cache, tmp_path):
-    """A pickle or a script that another program fetched is not taken along."""
-    for name in ("pytorch_model.bin", "modeling.py", "weights.pt"):
-        (cache / name).write_bytes(b"x")
-    snapshot = download_snapshot(REF, tmp_path / "into")
-    assert sorted(path.name for path in snapshot.folder.iterdir()) == ["config.json", "model.safetensors"]
-
-
-def test_nothing_that_runs_code_is_asked_for():
-    """The patterns admit weights, configuration and vocabulary alone."""
+def test_nothing_that_runs_code_is_asked_for(hub, repo, tmp_path):
+    """Weights, configuration and vocabulary alone are fetched; pickles and code are not even downloaded."""
+    assert repo.branches
+    assert names(download_snapshot(REF, tmp_path / "into").folder) == ["config.json", "model.safetensors", "sub/x.json"]
+    assert hub.count("GET", r"\.(bin|py|pt)$") == 0
     assert set(ALLOWED) == {"*.safetensors", "*.json", "*.txt", "*.model"}
 
 
-def test_a_repository_without_safetensors_is_refused(cache, tmp_path):
+def test_what_others_left_in_the_cache_stays_there(repo, tmp_path):
+    """A pickle or a script that another program fetched is not taken along."""
+    assert repo.branches
+    cached = huggingface_hub.snapshot_download(REPO)
+    assert "modeling.py" in names(Path(cached))
+    assert names(download_snapshot(REF, tmp_path / "into").folder) == ["config.json", "model.safetensors", "sub/x.json"]
+
+
+def test_a_repository_without_safetensors_is_refused(hub, tmp_path):
     """Pickled weights alone are no model for us."""
-    (cache / "model.safetensors").unlink()
+    hub.new_repo(REPO, private=False)
+    hub.edit(REPO, "main", "config.json", b"{}")
+    hub.edit(REPO, "main", "pytorch_model.bin", b"x")
     with pytest.raises(NotFoundError, match="no safetensors"):
         download_snapshot(REF, tmp_path / "into")
+
+
+def test_each_revision_is_its_own_commit(hub, repo):
+    """A branch, a tag and a commit are looked up for what they name; what names nothing is said."""
+    first = repo.branches["main"]
+    repo.tags["v1"] = first
+    second = hub.edit(REPO, "main", "config.json", b"{}")
+    for revision, commit in (("v1", first), (first, first), ("main", second)):
+        assert look_up(HubReference(REPO, revision)) == (commit, None)
+    with pytest.raises(NotFoundError, match="no such revision"):
+        look_up(HubReference(REPO, "v2"))
+    with pytest.raises(NotFoundError, match="no such repository"):
+        look_up(HubReference("org/other"))
+
+
+@pytest.mark.parametrize("manifest", [b'{"name": "an app", "icons": []}', b"[1]", b"\xff"])
+def test_others_manifests_are_not_ours(hub, repo, tmp_path, manifest):
+    """A `manifest.json` that is no version's leaves the repository one like any other."""
+    assert repo.branches
+    hub.edit(REPO, "main", "manifest.json", manifest)
+    assert look_up(REF).manifest is None
+    assert "manifest.json" in names(download_snapshot(REF, tmp_path / "into").folder)
 
 
 def response(status):
@@ -72,6 +97,7 @@ def response(status):
         (errors.LocalEntryNotFoundError("x\ny"), "cannot be reached"),
         (errors.OfflineModeIsEnabled("x\ny"), "x"),
         (errors.HfHubHTTPError("x\ny", response=response(500)), "could not fetch"),
+        (httpx2.ReadError("x\ny"), "could not fetch"),
         (OSError(28, "No space left on device"), "No space"),
     ],
     ids=lambda value: type(value).__name__,

@@ -113,6 +113,7 @@ async def test_words_and_log_probabilities_are_told_where_asked_for(make_app, se
     ]
     told = [[one["logprob"] for one in segment["logprobs"]] for segment in body["segments"]]
     assert told == [[-0.1], [-0.2, -0.3]]
+    assert [(segment["seek"], segment["tokens"]) for segment in body["segments"]] == [(0, [2]), (0, [3, 4])]
     assert [(segment["words"], segment["logprobs"]) for segment in bare["segments"]] == [(None, None)]
     assert body["text"] == bare["text"] == "Uno. Due"
 

@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 import service.command_transcribe
+import service.offline
 from service.__main__ import app
 
 pytestmark = pytest.mark.usefixtures("clips")
@@ -121,6 +122,23 @@ def test_a_bad_file_does_not_end_the_run(run, tmp_path):
     assert (tmp_path / "sub" / "c.txt").exists()
     assert not (tmp_path / "a.txt").exists()
     assert result.stderr.splitlines()[-1].endswith("; 2 failed")
+
+
+@pytest.mark.parametrize("together_s", [160.0, 0.5], ids=["short", "long"])
+def test_what_can_be_heard_of_a_damaged_file_is_written(run, tmp_path, wav, monkeypatch, together_s):
+    """With a line that says what is missing, and exit status 1; the same command does not do it again."""
+    monkeypatch.setattr(service.offline, "TOGETHER_S", together_s)
+    (tmp_path / "cut.wav").write_bytes(wav(4.0)[: 44 + 2 * 2 * 16_000])
+    result = run("cut.wav", "-f", "text", "-f", "json")
+    assert result.exit_code == 1
+    assert heard((tmp_path / "cut.txt").read_text()) == 2.0
+    assert json.loads((tmp_path / "cut.json").read_text())["partial"]["code"] == "truncated_audio"
+    line, summary = result.stderr.splitlines()
+    assert line.startswith("error: cut.wav: The audio is cut off")
+    assert line.endswith("What could be heard: 2.0 s → cut.txt, cut.json")
+    assert summary.startswith("0 done, 2.0 s in ")
+    assert summary.endswith("; 1 failed")
+    assert run("cut.wav", "-f", "text", "-f", "json").exit_code == 0
 
 
 def test_a_window_that_cannot_be_decoded_harms_its_file_only(run, tmp_path, engine):

@@ -67,6 +67,7 @@ async def test_pages_can_read_errors(make_app, serve, file, wav, engine):
         assert "x-request-id" in exposed
         assert "x-ratelimit-remaining-requests" in exposed
         assert "retry-after" in exposed
+        assert "location" in exposed  # of a job
 
 
 async def test_any_origin(make_app, serve):

@@ -90,7 +90,7 @@ async def test_forms_that_are_not_understood(make_app, serve, wav):
         check(await send(client, data, language=["it", "en"]), 400, "invalid_request", "language")
         check(await send(client, data, language="x" * 100_000), 400, "invalid_value", "language")
         files = [("file", (f"{i}", data)) for i in range(17)]
-        check(await client.post("/transcribe", files=files), 400, "invalid_request")
+        check(await client.post("/transcribe", files=files), 400, "invalid_request", "file")
         check(await client.post("/detect-language", files=files[:2]), 400, "invalid_request", "file")
         files = {"file": ("a", data)}
         check(

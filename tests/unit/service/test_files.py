@@ -6,6 +6,7 @@ import os
 import pytest
 
 from service.files import SUFFIXES, Input, declared_seconds, find, is_done, outputs, render, write
+from speech.audio import AudioError
 from speech.subtitles import Layout
 from speech.transcribe import Segment, Transcription
 
@@ -127,12 +128,21 @@ def test_every_format_holds_the_words():
     written = {name: render(said(), name, "it@1", Layout()) for name in SUFFIXES}
     assert all("Sì." in text for text in written.values())
     assert written["text"] == "Sì.\n"
-    plain = {"text": "Sì.", "language": "it", "duration": 1.0, "model": "it@1"}
+    plain = {"text": "Sì.", "language": "it", "duration": 1.0, "model": "it@1", "partial": None}
     assert json.loads(written["json"]) == plain
     verbose = json.loads(written["verbose_json"])
     (segment,) = verbose.pop("segments")
     assert verbose == plain
     assert (segment["tokens"], segment["avg_logprob"], segment["end"]) == ([5, 6], -0.1, 1.0)
+
+
+def test_what_is_missing_is_said_in_json():
+    """As the service says it; a plain text has no place for it."""
+    fault = AudioError("truncated_audio", "The audio is cut off.")
+    written = {name: render(said(), name, "it@1", Layout(), fault) for name in SUFFIXES}
+    partial = {"code": "truncated_audio", "message": "The audio is cut off.", "decoded_seconds": 1.0}
+    assert json.loads(written["json"])["partial"] == json.loads(written["verbose_json"])["partial"] == partial
+    assert written["text"] == "Sì.\n"
 
 
 def test_subtitles_obey_the_layout():

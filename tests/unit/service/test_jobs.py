@@ -156,6 +156,13 @@ async def test_what_cannot_be_a_job_is_refused_now(make_app, serve, wav, databas
         assert not app.state.jobs_ready.result().store.exists
 
 
+async def test_a_job_has_no_deadline(make_app, serve, wav, database):
+    """One that was asked for is refused, as it would be ignored in silence."""
+    async with serve(make_app(database=database)) as client:
+        response = await submit(client, wav(1), headers={"X-Deadline-Ms": "1000"})
+        check(response, 400, "unsupported_parameter", "X-Deadline-Ms")
+
+
 async def test_a_job_that_fails_says_why(make_app, serve, engine, wav, database, until):
     """Audio that cannot be decoded, or not transcribed: the error is the one that a request would have had."""
     app = make_app(database=database)
@@ -169,7 +176,7 @@ async def test_a_job_that_fails_says_why(make_app, serve, engine, wav, database,
         assert job["error"]["code"] == "decoding_failed"
         assert "secret" not in json.dumps(job)
         # It is counted when it is written down, which a poll may see first.
-        await until(lambda: b'whisperloop_jobs_total{status="failed"} 2.0' in app.state.metrics.render([]))
+        await until(lambda: b'whisperloop_jobs_total{status="failed"} 2.0' in app.state.metrics.render({}))
 
 
 @pytest.mark.parametrize("end", ["cancel", "delete"])
@@ -332,7 +339,7 @@ async def test_a_killed_services_jobs_are_taken_over(make_app, serve, wav, datab
         assert (await finished(client, survivor.id))["status"] == "succeeded"
         job = await finished(client, doomed.id)
         assert (job["status"], job["error"]["code"]) == ("failed", "job_abandoned")
-        await until(lambda: b'whisperloop_jobs_total{status="failed"} 1.0' in app.state.metrics.render([]))
+        await until(lambda: b'whisperloop_jobs_total{status="failed"} 1.0' in app.state.metrics.render({}))
 
 
 async def test_a_full_queue_delays_a_job(make_app, make_engine, serve, wav, database, until):

@@ -52,6 +52,18 @@ def test_senseless_settings_are_refused(wrong):
         Settings(**wrong)
 
 
+def test_a_setting_that_is_none_is_told(served, monkeypatch, tmp_path):
+    """A misspelt one is named, with what may have been meant: it would else be ignored in silence."""
+    monkeypatch.setenv("WHISPERLOOP_KEY", "keys.jsonl")
+    monkeypatch.setenv("WHISPERLOOP_VAD", "false")
+    monkeypatch.setenv("whisperloop_drain_s", "1")
+    said = run("--port", "0", "--registry", str(tmp_path)).output
+    assert [line for line in said.splitlines() if line.startswith("warning: ")] == [
+        "warning: WHISPERLOOP_KEY is no setting and has no effect; WHISPERLOOP_KEYS is one"
+    ]
+    assert served
+
+
 def test_help_documents_options_and_settings():
     """--help names every setting's variable."""
     text = re.sub(r"[\s│]+", "", run("--help").output)

@@ -153,7 +153,10 @@ async def test_silence_is_an_empty_text(make_app, official, wav):
         srt = await audio.transcriptions.create(file=silence, model="whisper-1", response_format="srt")
         stream = await audio.transcriptions.create(file=silence, model="whisper-1", stream=True)
         events = [event async for event in stream]
+        speech = await audio.transcriptions.create(file=wav(1), model="whisper-1")
     assert (plain.text, verbose.text, verbose.segments, srt) == ("", "", [], "")
+    assert [answer.no_speech for answer in (plain, verbose, *events)] == [True, True, True]
+    assert not hasattr(speech, "no_speech")
     assert [(event.type, event.text) for event in events] == [("transcript.text.done", "")]
 
 

@@ -18,10 +18,10 @@ async def send(client, path, data, **headers):
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(
     ("header", "value"),
-    [("x-deadline-ms", value) for value in ("", "0", "-5", "soon", "1.5", "1e3", "9" * 30)] + [("x-priority", "vip")],
+    [("X-Deadline-Ms", value) for value in ("", "0", "-5", "soon", "1.5", "1e3", "9" * 30)] + [("X-Priority", "vip")],
 )
 async def test_headers_that_are_not_understood_are_named(make_app, serve, path, header, value):
-    """They are refused before the upload is looked at, by name."""
+    """They are refused before the upload is looked at, by name, spelt as in any other error."""
     async with serve(make_app()) as client:
         response = await send(client, path, b"", **{header: value})
     assert response.status_code == 400

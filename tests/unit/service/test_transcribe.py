@@ -33,7 +33,7 @@ async def test_a_clip_is_transcribed(make_app, serve, wav, words):
         response = await post(client, data)
     assert response.status_code == 200
     body = response.json()
-    segment = {"id": 0, "start": 0.0, "end": 2.0, "text": expected(data, words)[0]}
+    segment = {"id": 0, "start": 0.0, "end": 2.0, "text": expected(data, words)[0], "seek": 0, "tokens": []}
     scores = {"avg_logprob": -0.1, "no_speech_prob": 0.0, "compression_ratio": 1.0, "temperature": 0.0, "flags": []}
     timings = body.pop("timings")
     assert body == {

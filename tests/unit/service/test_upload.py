@@ -9,6 +9,8 @@ import anyio
 import numpy as np
 import pytest
 
+from service.upload import MAX_FIELDS, MAX_FILES, MAX_TEXT_BYTES
+
 pytestmark = pytest.mark.anyio
 
 HEADERS = {"content-type": "multipart/form-data; boundary=b"}
@@ -100,6 +102,21 @@ async def test_a_form_that_is_cut_off_says_so(make_app, serve, wav):
         assert code_of(answer) == (400, "invalid_request")
         assert "cut off" in answer.json()["error"]["message"]
         assert (await client.post("/transcribe", content=HEAD + wav(1) + TAIL, headers=HEADERS)).status_code == 200
+
+
+async def test_what_is_too_much_of_a_form_names_its_field(make_app, serve):
+    """A text beyond the limit, or one file too many, with the limit in the message; too many fields are nobody's."""
+    text = b'--b\r\nContent-Disposition: form-data; name="prompt"\r\n\r\n'
+    async with serve(make_app()) as client:
+        for content, param, limit in (
+            (text + b"x" * (MAX_TEXT_BYTES + 1), "prompt", f"{MAX_TEXT_BYTES // 1024}KB"),
+            ((HEAD + b"x\r\n") * (MAX_FILES + 1), "file", str(MAX_FILES)),
+            ((text + b"x\r\n") * (MAX_FIELDS + 1), None, str(MAX_FIELDS)),
+        ):
+            answer = await client.post("/transcribe", content=content + TAIL, headers=HEADERS)
+            assert code_of(answer) == (400, "invalid_request")
+            assert answer.json()["error"]["param"] == param
+            assert limit in answer.json()["error"]["message"]
 
 
 async def test_a_stream_holds_its_upload_to_its_end(make_app, serve, wav):

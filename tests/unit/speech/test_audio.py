@@ -33,6 +33,7 @@ FORMATS = {
     "webm-opus": ("webm", "libopus", 48_000, None),
     "m4a": ("mp4", "aac", 44_100, None),
     "adts": ("adts", "aac", 44_100, None),
+    "au": ("au", "pcm_s16be", 16_000, None),
     "aiff": ("aiff", "pcm_s16be", 44_100, None),
     "matroska-pcm": ("matroska", "pcm_s16le", 16_000, None),
 }
@@ -40,7 +41,19 @@ LOSSY_PADDING_S = 0.05  # AAC's encoder delay, where the container cannot say ho
 
 BROWSERS_AND_PHONES = ("wav-16", "flac", "mp3", "ogg-opus", "m4a", "webm-opus")
 
-ENDS_ARE_KNOWN = ("wav-16", "wav-u8", "wav-24", "wav-float", "flac", "mp3", "ogg-opus", "webm-opus", "m4a", "aiff")
+ENDS_ARE_KNOWN = (
+    "wav-16",
+    "wav-u8",
+    "wav-24",
+    "wav-float",
+    "flac",
+    "mp3",
+    "ogg-opus",
+    "webm-opus",
+    "m4a",
+    "aiff",
+    "au",
+)
 
 
 @pytest.fixture(scope="module")
@@ -259,7 +272,7 @@ def test_a_cut_file_is_never_taken_for_a_whole_one(make, name, share):
 
 
 @pytest.mark.parametrize(
-    "name", ["wav-16", "wav-u8", "wav-24", "wav-float", "wav-mulaw", "ogg-opus", "mp3", "flac", "aiff"]
+    "name", ["wav-16", "wav-u8", "wav-24", "wav-float", "wav-mulaw", "ogg-opus", "mp3", "flac", "aiff", "au", "m4a"]
 )
 def test_a_file_without_its_last_tenth_is_truncated(make, name):
     """A tenth of a 10 s recording is a second, twice what headers may be wrong by."""

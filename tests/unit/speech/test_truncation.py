@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speech.truncation import STREAMING_SIZES, declares_duration, missing_bytes, ogg_fault
+from speech.truncation import MAX_BOXES, STREAMING_SIZES, declares_duration, lacks_index, missing_bytes, ogg_fault
 
 
 def riff(n_bytes, *, declared=None, before=b""):
@@ -126,3 +126,35 @@ def test_an_mp3_without_xing_declares_nothing():
     """The word has to stand in the first frame: a song's title is not a header."""
     title = b"ID3\x04\x00\x00\x00\x00\x00\x20" + b"Xing".ljust(32, b"\x00")
     assert not declares_duration("mp3", title + b"\xff\xfb\x90\x00" + b"\x00" * 4096 + b"Xing")
+
+
+def box(kind, content=b"", length=None):
+    """Write a box of an MP4 file."""
+    return struct.pack(">I4s", 8 + len(content) if length is None else length, kind) + content
+
+
+FTYP = box(b"ftyp", b"M4A \0\0\0\0")
+WIDE = box(b"mdat", struct.pack(">Q", 16 + 100) + bytes(100), length=1)
+
+
+@pytest.mark.parametrize(
+    ("content", "lacks"),
+    [
+        (FTYP + box(b"mdat", bytes(100)) + box(b"moov", bytes(9)), False),
+        (FTYP + box(b"moov", bytes(9)) + box(b"mdat", bytes(100))[:50], False),
+        (FTYP + box(b"mdat", bytes(100)), True),
+        (FTYP + box(b"mdat", bytes(100))[:50], True),
+        (FTYP + box(b"mdat", bytes(100), length=0), True),
+        (FTYP + WIDE + box(b"moov"), False),
+        (FTYP + WIDE, True),
+        (FTYP, True),
+        (FTYP + box(b"free", length=7) + bytes(50), False),
+        (FTYP + box(b"free") * MAX_BOXES, False),
+        (box(b"mdat", bytes(100)), False),
+        (b"ftyp", False),
+        (b"", False),
+    ],
+)
+def test_an_mp4_without_its_index_is_told_from_what_is_none(content, lacks):
+    """Wherever it ends, whatever its boxes claim, and however many there are."""
+    assert lacks_index(io.BytesIO(content)) is lacks

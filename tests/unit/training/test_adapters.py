@@ -97,11 +97,12 @@ def test_lora_is_trained_resumed_and_merged(tiny, noise_clips, short_config, tmp
 
 
 def test_lora_goes_on_from_a_checkpoint(tiny, noise_clips, short_config, tmp_path, monkeypatch):
-    """Adapters, optimizer and all are read back: a run that was stopped ends as one that was not."""
+    """Adapters, optimizer and all are read back, and augmentation repeats: a stopped run ends as one that was not."""
     from training import finetune
 
     clips, root = noise_clips
-    settings = short_config(lora=Lora(rank=4), learning_rate=1e-2)
+    augment = {"speed_factors": [0.9, 1.1], "noise_share": 0.5, "mask_time_share": 0.2}
+    settings = short_config(lora=Lora(rank=4), learning_rate=1e-2, augment=augment, stitch_share=0.5)
     whole = fine_tune(settings, tiny.checkpoint, clips[:8], clips[8:9], root, tmp_path / "whole")
 
     class Stopped(finetune.ElasticTrainer):

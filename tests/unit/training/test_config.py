@@ -1,11 +1,14 @@
 """The config of a training run."""
 
+import ast
+import importlib
 from pathlib import Path
 
 import pytest
 
 import training
-from training.config import ConfigError, FolderSource, make_config, read_config
+from training.config import ConfigError, make_config, read_config
+from training.data.sources.config import FolderSource
 
 SHIPPED = sorted((Path(training.__file__).parent / "configs").glob("*.toml"))
 SOURCE = {"kind": "folder", "path": "speech", "language": "it"}
@@ -94,6 +97,24 @@ def test_what_is_said_twice_is_no_contradiction():
     """A config that was written out, with all its defaults, is read back as itself."""
     config = make_config("x", {"sources": [SOURCE], "replay": [SOURCE], "guards": [SOURCE], "lora": {}})
     assert make_config("x", config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize("module", ["training.config", "training.data.sources.config", "training.rules"])
+def test_every_field_is_documented(module):
+    """Whoever opens the config finds a sentence below every field."""
+    tree = ast.parse(Path(importlib.import_module(module).__file__).read_text(encoding="utf-8"))
+    undocumented = [
+        f"{section.name}.{field.target.id}"
+        for section in ast.walk(tree)
+        if isinstance(section, ast.ClassDef)
+        for field, following in zip(section.body, [*section.body[1:], None], strict=True)
+        if isinstance(field, ast.AnnAssign) and not _is_text(following) and field.target.id != "kind"
+    ]
+    assert undocumented == []
+
+
+def _is_text(statement):
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
 def test_guards_bring_alphas_and_replay_brings_its_share():

@@ -175,3 +175,22 @@ def test_failure_24_a_loss_that_is_no_number_ends_the_run(tiny, clips, short_con
     with pytest.raises(FloatingPointError, match="lower the learning rate"):
         fine_tune(settings, tiny.checkpoint, spoken, dev, root, tmp_path)
     assert not (tmp_path / "finetuned.json").exists()
+
+
+def test_batches_made_elsewhere_are_the_same(tiny, clips, short_config, tmp_path):
+    """With everything that is drawn at random switched on, two loading processes give the weights that none gives."""
+    spoken, dev, root = clips
+    drawn = {
+        "augment": {"speed_factors": [0.9, 1.1], "noise_share": 0.5, "mask_time_share": 0.2},
+        "stitch_share": 0.5,
+        "no_speech_share": 0.1,
+        "max_steps": 4,
+        "eval_steps": 4,
+    }
+    results = []
+    for workers in (0, 2):
+        settings = short_config(dataloader_workers=workers, **drawn)
+        result = fine_tune(settings, tiny.checkpoint, spoken, dev, root, tmp_path / f"{workers}")
+        results.append(load_file(result.checkpoint / "model.safetensors"))
+    for name, tensor in results[0].items():
+        torch.testing.assert_close(results[1][name], tensor, rtol=0, atol=1e-6, msg=name)

@@ -11,32 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.data.checks import CountTokens, Row, admit
-from training.data.manifest import SplitName, Utterance
+from training.data.manifest import Utterance
 from training.data.report import Dropped
+from training.data.sources.rows import (
+    SPEAKER_COLUMNS,
+    SPLIT_NAMES,
+    TEXT_COLUMNS,
+    SourceError,
+    UnusableRowError,
+    locate,
+)
 
 logger = logging.getLogger(__name__)
-
-TEXT_COLUMNS = ("transcription", "transcript", "sentence", "text")
-SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id")
-SPLIT_NAMES: dict[str, SplitName] = {
-    "train": "train",
-    "validation": "dev",
-    "dev": "dev",
-    "test": "test",
-}
-
-
-class FolderError(ValueError):
-    """The folder as a whole cannot be read; the message says what it lacks."""
-
-
-class _UnusableRowError(Exception):
-    """A row that cannot even be looked up."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
 
 
 @dataclass(frozen=True)
@@ -77,7 +63,7 @@ def read_folder(
         Utterances with absolute audio paths, and the rows left out.
 
     Raises:
-        FolderError: no metadata, no such column, or a file that is no CSV.
+        SourceError: no metadata, no such column, or a file that is no CSV.
     """
     root = root.resolve()
     rows: list[Row] = []
@@ -88,7 +74,7 @@ def read_folder(
         for line in metadata.lines:
             try:
                 rows.append(_to_row(root, metadata.path, line, column, language))
-            except _UnusableRowError as error:
+            except UnusableRowError as error:
                 where = f"{metadata.path.relative_to(root).as_posix()}:{line.number}"
                 dropped.append(Dropped(id=where, source=_source(root), reason=error.reason, detail=error.detail))
     utterances, faulty = admit(rows, count_tokens=count_tokens)
@@ -101,13 +87,13 @@ def _find_metadata(root: Path) -> list[_Metadata]:
     for folder in (root, *(root / name for name in SPLIT_NAMES)):
         csv_file, jsonl_file = folder / "metadata.csv", folder / "metadata.jsonl"
         if csv_file.is_file() and jsonl_file.is_file():
-            raise FolderError(f"{folder} holds metadata.csv and metadata.jsonl: keep one of them")
+            raise SourceError(f"{folder} holds metadata.csv and metadata.jsonl: keep one of them")
         if csv_file.is_file():
             found.append(_read_csv(csv_file))
         elif jsonl_file.is_file():
             found.append(_read_jsonl(jsonl_file))
     if not found:
-        raise FolderError(
+        raise SourceError(
             f"{root} holds no metadata.csv or metadata.jsonl, and neither does a train, validation "
             "or test folder in it; it is a table with the columns file_name and text"
         )
@@ -123,7 +109,7 @@ def _read_csv(path: Path) -> _Metadata:
             columns = list(reader.fieldnames or [])
             lines.extend(_csv_line(reader.line_num, values) for values in reader)
     except (csv.Error, UnicodeDecodeError) as error:
-        raise FolderError(f"{path}, after row {len(lines)}: {error}") from error
+        raise SourceError(f"{path}, after row {len(lines)}: {error}") from error
     return _Metadata(path, columns, lines)
 
 
@@ -157,23 +143,23 @@ def _read_jsonl(path: Path) -> _Metadata:
 
 def _choose_text_column(metadata: _Metadata, asked: str | None) -> str:
     if "file_name" not in metadata.columns:
-        raise FolderError(f"{metadata.path} has no column file_name, only {metadata.columns}")
+        raise SourceError(f"{metadata.path} has no column file_name, only {metadata.columns}")
     candidates = TEXT_COLUMNS if asked is None else (asked,)
     for column in candidates:
         if column in metadata.columns:
             return column
-    raise FolderError(f"{metadata.path} has no text column {' or '.join(candidates)}, only {metadata.columns}")
+    raise SourceError(f"{metadata.path} has no text column {' or '.join(candidates)}, only {metadata.columns}")
 
 
 def _to_row(root: Path, metadata: Path, line: _Line, text_column: str, language: str | None) -> Row:
-    """Return what the row says, or raise `_UnusableRowError`."""
+    """Return what the row says, or raise `UnusableRowError`."""
     if line.fault:
-        raise _UnusableRowError("malformed_row", line.fault)
+        raise UnusableRowError("malformed_row", line.fault)
     name, named_split = line.cells.get("file_name", ""), line.cells.get("split", "")
     if named_split and named_split not in SPLIT_NAMES:
         detail = f"{named_split!r} is none of {', '.join(SPLIT_NAMES)}"
-        raise _UnusableRowError("unknown_split", detail)
-    path = _locate(root, metadata.parent, name)
+        raise UnusableRowError("unknown_split", detail)
+    path = locate(root, metadata.parent, name)
     clip = (metadata.parent / name).relative_to(root)
     folder = clip.parts[0] if len(clip.parts) > 1 else ""
     speakers = (line.cells[column] for column in SPEAKER_COLUMNS if line.cells.get(column))
@@ -186,21 +172,6 @@ def _to_row(root: Path, metadata: Path, line: _Line, text_column: str, language:
         speaker=next(speakers, None),
         split=SPLIT_NAMES.get(named_split or folder),
     )
-
-
-def _locate(root: Path, folder: Path, name: str) -> Path:
-    """Return the clip's real path, which lies under `root`, links followed."""
-    if not name:
-        raise _UnusableRowError("missing_file", "no file_name")
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise _UnusableRowError("outside_root", f"{name!r} is no plain path inside the folder")
-    try:
-        path = (folder / name).resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL in the name
-        raise _UnusableRowError("missing_file", f"{name!r}: {error}") from error
-    if not path.is_relative_to(root):
-        raise _UnusableRowError("outside_root", f"{name!r} is a link out of the folder")
-    return path
 
 
 def _source(root: Path) -> str:

@@ -7,6 +7,7 @@ import wave
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from training.data.manifest import AudioSlice, SplitName, Utterance
@@ -23,6 +24,21 @@ def write_wav() -> Callable[..., Path]:
             file.setparams((1, 2, rate, 0, "NONE", ""))
             file.writeframes(b"".join(struct.pack("<h", round(9000 * math.sin(a))) for a in angles))
         return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def write_noise() -> Callable[..., np.ndarray]:
+    """Write noise, no two stretches of which are alike, as 16 kHz 16-bit mono WAV, and return its samples."""
+
+    def write(path: Path, seconds: float, *, seed: int = 0) -> np.ndarray:
+        samples = np.random.default_rng(seed).integers(-9000, 9000, round(seconds * 16_000)).astype("<i2")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with wave.open(str(path), "wb") as file:
+            file.setparams((1, 2, 16_000, 0, "NONE", ""))
+            file.writeframes(samples.tobytes())
+        return samples
 
     return write
 

@@ -7,7 +7,8 @@ import pytest
 
 from training.data.checks import MAX_LABEL_TOKENS, SPECIAL_TOKENS
 from training.data.report import DataReport, TooManyDroppedError
-from training.data.sources.folder import FolderError, read_folder
+from training.data.sources.folder import read_folder
+from training.data.sources.rows import SourceError
 
 
 def write_csv(folder, *lines):
@@ -89,7 +90,7 @@ def test_an_unbalanced_quote_swallows_no_row(tmp_path, write_wav):
     assert [u.text for u in utterances] == ["bene"]
     assert reasons(dropped) == {"metadata.csv:3": "malformed_row"}
     write_csv(tmp_path, "file_name,text", 'a.wav,"ciao', "b.wav,bene")
-    with pytest.raises(FolderError, match="unexpected end of data"):
+    with pytest.raises(SourceError, match="unexpected end of data"):
         read_folder(tmp_path, language="it")
 
 
@@ -138,17 +139,17 @@ def test_the_choice_of_text_column_is_fixed_and_reported(tmp_path, write_wav, ca
 def test_a_missing_column_is_named(tmp_path, header, text_column, message):
     """A folder without the needed columns is refused, and the message lists those it has."""
     write_csv(tmp_path, header, "a.wav,ciao")
-    with pytest.raises(FolderError, match=message):
+    with pytest.raises(SourceError, match=message):
         read_folder(tmp_path, language="it", text_column=text_column)
 
 
 def test_a_folder_needs_one_metadata_file(tmp_path):
     """None is an error that says what is expected, and two are one too."""
-    with pytest.raises(FolderError, match="holds no metadata"):
+    with pytest.raises(SourceError, match="holds no metadata"):
         read_folder(tmp_path, language="it")
     write_csv(tmp_path, "file_name,text")
     (tmp_path / "metadata.jsonl").write_text("")
-    with pytest.raises(FolderError, match="keep one"):
+    with pytest.raises(SourceError, match="keep one"):
         read_folder(tmp_path, language="it")
 
 
@@ -285,5 +286,5 @@ def test_a_csv_in_another_encoding_is_refused(tmp_path, write_wav):
     """Latin-1 is not guessed: wrong accents in a transcript are worse than an error."""
     write_wav(tmp_path / "a.wav")
     (tmp_path / "metadata.csv").write_bytes("file_name,text\na.wav,più\n".encode("latin-1"))
-    with pytest.raises(FolderError, match="utf-8"):
+    with pytest.raises(SourceError, match="utf-8"):
         read_folder(tmp_path, language="it")

@@ -27,10 +27,12 @@ def test_a_manifest_survives_the_round_trip(tmp_path):
         text='più\u2028«тест» "x"',
         language="yue",
         speaker="anna",
+        sentence_id="s-17",
         split="dev",
         segments=(Segment(start=0.0, end=1.0, text="più"),),
         prev_text="prima",
         source="test",
+        weight=2.5,
         licence="CC0-1.0",
     )
     path = tmp_path / "new" / "manifest.jsonl"
@@ -62,6 +64,8 @@ def test_the_optional_fields_are_optional(tmp_path):
         ({"split": "validation"}, "line 2: split:"),
         ({"text": ""}, "line 2: text:"),
         ({"text": None}, "line 2: text:"),
+        ({"no_speech": True}, "line 2: text:"),
+        ({"weight": 0}, "line 2: weight:"),
         ({"colour": "red"}, "line 2: colour: Extra inputs"),
         ({"audio": {"path": "a.wav", "duration": 0, "sha256": "0" * 64}}, "line 2: audio.duration:"),
         ({"audio": {"path": "a.wav", "duration": 1, "sha256": "x"}}, "line 2: audio.sha256:"),
@@ -127,11 +131,30 @@ def test_the_fingerprint_ignores_the_order(make_utterance):
     assert fingerprint(data) == fingerprint(data[::-1])
 
 
-@pytest.mark.parametrize("change", [{"id": "z"}, {"text": "altro"}, {"split": "test"}, {"sha256": "f" * 64}])
+def test_silence_has_no_text(tmp_path, make_utterance):
+    """An utterance in which nobody speaks says so, and is read back as it was written."""
+    silence = make_utterance().model_copy(update={"text": "", "no_speech": True})
+    write_manifest(tmp_path / "m.jsonl", [silence])
+    assert read_manifest(tmp_path / "m.jsonl") == [silence]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"id": "z"}, {"text": "altro"}, {"split": "test"}, {"sha256": "f" * 64}, {"language": "ru"}, {"offset": 0.5}],
+)
 def test_the_fingerprint_changes_with_the_data(make_utterance, change):
-    """Each of id, audio, text and split is part of what a data set is."""
+    """Each of id, audio, text, language and split is part of what a data set is."""
     before = {"id": "a", "text": "ciao", "split": "train", "sha256": "0" * 64}
     assert fingerprint([make_utterance(**before)]) != fingerprint([make_utterance(**before | change)])
+
+
+@pytest.mark.parametrize(
+    "change", [{"weight": 2.0}, {"prev_text": "prima"}, {"segments": (Segment(start=0, end=1, text="ciao"),)}]
+)
+def test_the_fingerprint_changes_with_what_training_makes_of_it(make_utterance, change):
+    """Weights, times and what was said before change a training run, so they change the fingerprint."""
+    utterance = make_utterance()
+    assert fingerprint([utterance]) != fingerprint([utterance.model_copy(update=change)])
 
 
 def test_the_fingerprint_ignores_where_the_audio_lies(make_utterance):

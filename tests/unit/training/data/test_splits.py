@@ -150,3 +150,42 @@ def test_sentences_of_given_training_clips_are_not_drawn(make_utterance):
     kept, _ = split(data, seed=0, test_per_language=3, dev_per_language=2)
     held_out = {u.id for u in kept if u.split != "train"}
     assert held_out == {f"f{i}" for i in range(20, 25)}
+
+
+def test_readings_of_one_sentence_share_a_split(make_utterance):
+    """Failure: a data set with several readings of a sentence, written a little differently, has it on both sides."""
+    data = [
+        make_utterance(f"{i}-{reading}", f"frase {i}{suffix}").model_copy(update={"sentence_id": f"s{i}"})
+        for i in range(12)
+        for reading, suffix in (("a", ""), ("b", " corretta"))
+    ]
+    kept, _ = split(data, seed=0, test_per_language=4, dev_per_language=4)
+    splits_of = {f"s{i}": {u.split for u in kept if u.sentence_id == f"s{i}"} for i in range(12)}
+    assert all(len(splits) == 1 for splits in splits_of.values())
+    assert Counter(u.split for u in kept) == {"test": 4, "dev": 4, "train": 16}
+
+
+def test_texts_link_what_sentence_ids_do_not(make_utterance):
+    """Two ids with one text, or two texts with one id, are one sentence, however long the chain."""
+    data = [
+        make_utterance(name, text, split=given).model_copy(update={"sentence_id": sentence})
+        for name, text, sentence, given in [
+            ("a", "uno", "1", "test"),
+            ("b", "due", "1", None),
+            ("c", "due", "2", None),
+            ("d", "tre", "2", None),
+            ("e", "tre", None, "train"),
+            ("f", "quattro", "3", None),
+        ]
+    ]
+    kept, dropped = split(data, seed=0, test_per_language=0, dev_per_language=0)
+    assert [u.id for u in kept] == ["a", "f"]
+    assert {row.id for row in dropped} == set("bcde")
+
+
+def test_a_sentence_id_is_its_sources_own(make_utterance):
+    """Two data sets that both count from 1 have nothing in common."""
+    data = [make_utterance("a", "uno", split="test"), make_utterance("b", "due")]
+    data = [u.model_copy(update={"sentence_id": "1", "source": u.id}) for u in data]
+    kept, dropped = split(data, seed=0, test_per_language=0, dev_per_language=0)
+    assert (len(kept), dropped) == (2, [])

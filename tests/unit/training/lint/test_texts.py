@@ -32,6 +32,7 @@ def test_a_faulty_transcript_is_named(clips, utterance, tokenizer, text, code):
     """Each fault of a single text is found, in that text alone."""
     found = codes_of(check_texts([*clips(20), utterance("x", text)], tokenizer))
     assert found[code] == ["x"]
+    assert not {"too_many_tokens", "many_tokens"} <= set(found)  # what cannot be written need not be served
 
 
 def test_a_text_that_the_tokenizer_changes_is_named(clips, utterance, tokenizer):

@@ -1,0 +1,85 @@
+"""A version meets a test set once: what is kept, and what is said of it."""
+
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import pytest
+
+from registry import Manifest, Version
+from training.measure import measure, score
+
+
+@pytest.fixture
+def version(tmp_path, steady, monkeypatch):
+    """Return a version whose engine hears the same everywhere: how a version is loaded is not the matter here."""
+    monkeypatch.setattr("training.measure.load", lambda _: steady("text"))
+    manifest = Manifest(
+        name="tiny",
+        version="v1",
+        created_at=datetime.now(UTC),
+        parent=None,
+        base=None,
+        context={},
+        normalizer_version=None,
+        files={},
+    )
+    return Version("tiny", "v1", tmp_path, manifest)
+
+
+@pytest.fixture
+def progress():
+    """Return a progress that keeps what was begun, in its `begun`."""
+    begun = []
+
+    @contextmanager
+    def show(what, total):
+        begun.append((what, total))
+        yield lambda _: None
+
+    show.begun = begun
+    return show
+
+
+def test_a_second_scoring_reads_the_first_and_says_so(version, noise_clips, tmp_path, progress):
+    """The test set is decoded once; the record says when, by what, how fast, and every hypothesis is kept."""
+    clips, folder = noise_clips
+    first = score(version, clips, folder, tmp_path, progress)
+    again = score(version, clips, folder, tmp_path, progress)
+    assert first.is_new
+    assert str(first).startswith("scored now")
+    assert not again.is_new
+    assert "not again: a test set is scored once" in str(again)
+    assert again.hypotheses == first.hypotheses
+    assert [h.id for h in again.hypotheses] == [clip.id for clip in clips]
+    assert again.record == first.record
+    assert again.record.clips == 12
+    assert again.record.speed > 0
+    assert progress.begun == [("measuring tiny@v1", 12)]
+
+
+def test_other_clips_are_another_test_set(version, noise_clips, tmp_path, progress):
+    """One clip fewer is scored anew; so is another version on the same clips."""
+    clips, folder = noise_clips
+    score(version, clips, folder, tmp_path, progress)
+    assert score(version, clips[:-1], folder, tmp_path, progress).is_new
+    assert score(Version("tiny", "v2", version.path, version.manifest), clips, folder, tmp_path, progress).is_new
+
+
+def test_scores_of_before_there_were_records_are_read(version, noise_clips, tmp_path, progress):
+    """Hypotheses without a record beside them are taken, and only the time is not known."""
+    clips, folder = noise_clips
+    first = score(version, clips, folder, tmp_path, progress)
+    first.path.with_name(first.path.name.replace(".jsonl.gz", ".json")).unlink()
+    again = score(version, clips, folder, tmp_path, progress)
+    assert (again.is_new, again.record, again.hypotheses) == (False, None, first.hypotheses)
+
+
+def test_guards_are_measured_once_and_by_seed(version, noise_clips, tmp_path, progress):
+    """The same clips, guards and seed are read again; another seed or guard is measured."""
+    clips, folder = noise_clips
+    first = measure(version, clips, {}, folder, 1, tmp_path, progress)
+    assert measure(version, clips, {}, folder, 1, tmp_path, progress) == first
+    assert len(progress.begun) == 1
+    measure(version, clips, {"few": clips[:2]}, folder, 1, tmp_path, progress)
+    assert len(progress.begun) == 2
+    assert first.long_form == ()  # twelve short clips fill no window

@@ -1,0 +1,131 @@
+"""The promises of preparing a run's data: several sources, put together, weighted and split."""
+
+import json
+import re
+import shutil
+import tomllib
+import typing
+import wave
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from training.config import ConfigError, make_config
+from training.data.manifest import fingerprint, read_manifest, write_manifest
+from training.data.mix import mix
+from training.data.report import DataReport
+from training.data.sources.config import Source
+from training.prepare import prepare
+
+GUIDE = Path(__file__).parents[3] / "docs" / "training" / "data.md"
+SNIPPETS = re.findall(r"```toml\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=range(len(SNIPPETS)))
+def test_the_guides_snippets_are_recipes(snippet):
+    """What the guide shows can be copied: it is valid, and nothing in it is left over."""
+    assert make_config("docs/training/data.md", tomllib.loads(snippet)).sources
+
+
+def test_the_guide_shows_every_kind():
+    """No kind of source is without an example."""
+    shown = {source.kind for text in SNIPPETS for source in make_config("guide", tomllib.loads(text)).sources}
+    assert shown == {model.model_fields["kind"].default for model in typing.get_args(typing.get_args(Source)[0])}
+
+
+@pytest.fixture
+def write_clip():
+    """Write a short clip of noise."""
+
+    def write(path, seed):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        samples = np.random.default_rng(seed).integers(-9000, 9000, 1600).astype("<i2")
+        with wave.open(str(path), "wb") as file:
+            file.setparams((1, 2, 16_000, 0, "NONE", ""))
+            file.writeframes(samples.tobytes())
+
+    return write
+
+
+@pytest.fixture
+def own(tmp_path, write_clip):
+    """Write a folder of twenty clips."""
+    for n in range(20):
+        write_clip(tmp_path / "own" / f"{n}.wav", n)
+    lines = "".join(f"{n}.wav,frase mia {n}\n" for n in range(20))
+    (tmp_path / "own" / "metadata.csv").write_text("file_name,text\n" + lines)
+    return {"kind": "folder", "path": tmp_path / "own", "language": "IT"}
+
+
+@pytest.fixture
+def general(tmp_path, write_clip):
+    """Write a NeMo manifest of forty clips."""
+    lines = []
+    for n in range(40):
+        write_clip(tmp_path / "general" / f"{n}.wav", 100 + n)
+        lines.append(json.dumps({"audio_filepath": f"{n}.wav", "duration": 0.1, "text": f"frase di tutti {n}"}))
+    (tmp_path / "general" / "all.json").write_text("\n".join(lines))
+    return {"kind": "nemo", "path": tmp_path / "general" / "all.json", "language": "it-IT", "use": "train"}
+
+
+def read(tokenizer, cache, *sources, **settings):
+    """Prepare the data of some sources."""
+    return prepare(make_config("x", {"sources": list(sources), **settings}), tokenizer, cache)
+
+
+def test_sources_are_put_together_by_weight(tokenizer, tmp_path, own, general):
+    """Weights hold for training only, survive the manifest, and say how often a clip is seen."""
+    data = read(
+        tokenizer, tmp_path / "cache", own | {"weight": 2}, general | {"weight": 0.25}, test_clips=4, dev_clips=1
+    )
+    assert {u.language for u in data.utterances} == {"it"}
+    assert {(u.source, u.split, u.weight) for u in data.utterances} == {
+        ("folder:own", "test", 1.0),
+        ("folder:own", "dev", 1.0),
+        ("folder:own", "train", 2.0),
+        ("nemo:all.json", "train", 0.25),
+    }
+    write_manifest(tmp_path / "run" / "manifest.jsonl", data.utterances)
+    train = [u for u in read_manifest(tmp_path / "run" / "manifest.jsonl") if u.split == "train"]
+    assert Counter(u.source for u in mix(train, seed=1)) == {"folder:own": 30, "nemo:all.json": 10}
+
+
+def test_weights_change_the_run_and_not_what_it_is_measured_on(tokenizer, tmp_path, own, general):
+    """Another weight is another data set to train on, on the same dev and test sets."""
+    plain, weighted = (read(tokenizer, tmp_path / "cache", own | {"weight": w}, general) for w in (1, 2))
+    assert plain.fingerprint != weighted.fingerprint
+    for name in ("dev", "test"):
+        assert fingerprint(plain.of(name)) == fingerprint(weighted.of(name))
+
+
+def test_use_is_for_clips_without_a_split(tokenizer, tmp_path, own, general):
+    """`use` puts a source's clips where one says; nothing is drawn from them, nor on their account."""
+    data = read(tokenizer, tmp_path / "cache", own, general)
+    assert Counter((u.source, u.split) for u in data.utterances) == {
+        ("nemo:all.json", "train"): 40,
+        ("folder:own", "train"): 15,
+        ("folder:own", "test"): 4,
+        ("folder:own", "dev"): 1,
+    }
+    data = read(tokenizer, tmp_path / "cache", own | {"use": "test"}, general | {"use": None})
+    assert Counter(u.split for u in data.utterances if u.source == "folder:own") == {"test": 20}
+    assert Counter(u.split for u in data.utterances if u.source == "nemo:all.json") == {"train": 38, "dev": 2}
+
+
+def test_a_name_that_two_sources_give_is_reported(tokenizer, tmp_path, own):
+    """Failure: two folders of one name, whose clips overwrite each other. The second's are left out, and said to be."""
+    shutil.copytree(tmp_path / "own", tmp_path / "other" / "own")
+    (tmp_path / "other" / "own" / "metadata.csv").write_text("file_name,text\n0.wav,un'altra frase\n")
+    data = read(tokenizer, tmp_path / "cache", own, own | {"path": tmp_path / "other" / "own"})
+    assert len(data.utterances) == 20
+    [left_out] = data.report.dropped
+    assert (left_out.id, left_out.reason) == ("own/0.wav", "duplicate_id")
+    assert DataReport.model_validate_json((tmp_path / "cache" / "last-report.json").read_text()).n_faulty == 1
+
+
+def test_a_language_that_the_model_does_not_know_is_refused(tokenizer, tmp_path, general):
+    """It is known before anything is read."""
+    with pytest.raises(ConfigError, match="Unknown language 'fi'"):
+        read(tokenizer, tmp_path / "cache", general | {"language": "fi"})
