@@ -178,8 +178,8 @@ class InterruptCallback(TrainerCallback):  # type: ignore[misc]
         if n_processes() == 1:
             self.restore()
         if rank() == 0:
-            then = "; once more to stop at once" if n_processes() == 1 else ""
-            Console(stderr=True).print(f"interrupted: a checkpoint is saved after this step{then}")
+            then = "once more to stop at once" if n_processes() == 1 else "the same command goes on from it"
+            Console(stderr=True).print(f"interrupted: a checkpoint is saved after this step; {then}", soft_wrap=True)
 
     def restore(self) -> None:
         """Give the signals back, also after an error; more than once does no harm."""
