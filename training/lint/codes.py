@@ -41,10 +41,11 @@ CODES: dict[str, Rule] = {
     "too_many_tokens": _error("the transcript has more than 448 tokens: Whisper cannot write it", "cut the clip"),
     "outside_root": _error("the audio lies outside the data's own folder", "copy it in; name it by a relative path"),
     "duplicate_id": _error("the id was listed before", "give every clip an id of its own"),
+    "malformed_row": _error("the row is not written as its format asks", _READ),
     "unusable_row": _error("the row cannot be used", _READ),
     "refused": _error("training would refuse the data as it is", "mend this first; what it hides is checked then"),
     # Of the clips themselves.
-    "ends_early": _error("the file ends before the clip does", "correct offset and duration"),
+    "beyond_end": _error("the file ends before the clip does", "correct offset and duration"),
     "changed_audio": _error(
         "the file is not the one that the manifest was made of (SHA-256)", "make the manifest anew"
     ),

@@ -66,7 +66,7 @@ def check_sound(
     return [finding(code, ids=found, details=found.values()) for code, found in faults.items()], unreadable
 
 
-UNREADABLE = frozenset({"outside_root", "missing_file", "undecodable", "zero_length", "ends_early"})
+UNREADABLE = frozenset({"outside_root", "missing_file", "undecodable", "zero_length", "beyond_end"})
 
 
 def _measure(group: Sequence[Utterance], root: Path) -> Iterator[tuple[str, Fault]]:
@@ -93,7 +93,7 @@ def _measure(group: Sequence[Utterance], root: Path) -> Iterator[tuple[str, Faul
             yield u.id, Fault("changed_audio", f"now {sha256[:12]}…")
         end = u.audio.offset + u.audio.duration
         if end > samples.size / SAMPLE_RATE + CUT_TOLERANCE_S:
-            yield u.id, Fault("ends_early", f"after {samples.size / SAMPLE_RATE:.2f} s of {end:.2f}")
+            yield u.id, Fault("beyond_end", f"after {samples.size / SAMPLE_RATE:.2f} s of {end:.2f}")
             continue
         if rate < SAMPLE_RATE:
             yield u.id, Fault("low_sample_rate", f"{rate} Hz")

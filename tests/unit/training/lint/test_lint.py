@@ -180,12 +180,12 @@ def test_rows_left_out_by_a_sources_rule_are_no_fault(clips, tokenizer):
     """Only faulty rows are findings; an unknown reason is one too, with its name."""
     dropped = [
         Dropped(id="a", source="s", reason="one_word", detail="x", by_source_rule=True),
-        Dropped(id="b", source="s", reason="malformed_row", detail="two cells"),
+        Dropped(id="b", source="s", reason="odd_reason", detail="two cells"),
         Dropped(id="c", source="s", reason="empty_text", detail="no word"),
     ]
     report = lint(clips(24), dropped, tokenizer=tokenizer)
     rows = {one.code: (one.ids, one.details) for one in report.errors if one.code in {"unusable_row", "empty_text"}}
-    assert rows == {"unusable_row": (("b",), ("malformed_row: two cells",)), "empty_text": (("c",), ("no word",))}
+    assert rows == {"unusable_row": (("b",), ("odd_reason: two cells",)), "empty_text": (("c",), ("no word",))}
     assert report.left_out == {"one_word": 1}
 
 

@@ -53,7 +53,7 @@ def test_the_named_difference_is_found_about_as_often_as_is_said(clips):
         passed = 0
         for trial in range(8):
             rng = np.random.default_rng(trial)
-            better = [h.model_copy(update={"hypothesis": mended(h, share, rng)}) for h in base]
+            better = [Hypothesis(**{**h.model_dump(), "hypothesis": mended(h, share, rng)}) for h in base]
             interval = difference_interval([h.words for h in base], [h.words for h in better], [h.id for h in base])
             passed += interval.high < 0
         return passed

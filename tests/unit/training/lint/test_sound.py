@@ -62,7 +62,7 @@ def test_files_that_cannot_be_read_are_errors_and_nobody_listens(recorded, utter
         "missing_file": ("gone",),
         "zero_length": ("empty",),
         "undecodable": ("text",),
-        "ends_early": ("early",),
+        "beyond_end": ("early",),
         "outside_root": ("out",),
     }
     assert {one.level for one in found} == {"error"}
