@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx
 import pytest
@@ -50,7 +51,7 @@ def test_pipeline_takes_the_repository_by_its_name(pushed, italian, tmp_path):
     import numpy as np
 
     clip = next(u for u in italian if u.id.endswith("/agent-alreadyon"))
-    np.save(tmp_path / "clip.npy", decode_audio(clip.audio.path))
+    np.save(tmp_path / "clip.npy", decode_audio(Path(clip.audio.path)))
     assert pushed.startswith(f"hub:{REPO}")
     command = [sys.executable, "-c", PIPELINE, REPO, str(tmp_path / "clip.npy")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -62,7 +63,7 @@ def test_the_service_serves_what_was_pushed(pushed, base, italian, free_port, tm
     """WHISPERLOOP_MODEL=hub:org/name@revision on an empty registry: imported, verified, served, under its own name."""
     clip = next(u for u in italian if u.id.endswith("/agent-alreadyon"))
     with serving(tmp_path / "registry", free_port(), tmp_path / "service.log", model=pushed) as (_, address):
-        with open(clip.audio.path, "rb") as file:  # noqa: PTH123 - the path is a string
+        with Path(clip.audio.path).open("rb") as file:
             answer = httpx.post(
                 f"{address}/transcribe", files={"file": file}, data={"language": "it"}, timeout=60
             ).json()
