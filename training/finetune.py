@@ -123,7 +123,7 @@ def fine_tune(
         eval_dataset=Utterances(by_length, audio_root, tokenizer, margin=config.serving_margin),
         data_collator=collator,
         callbacks=[*_curves(run / "logs", 0 if resume is None else resume.seal.step), selection],
-        compute_metrics=make_compute_metrics(tokenizer, evaluate.load(str(METRIC))),
+        compute_metrics=make_compute_metrics(tokenizer, evaluate.load(str(METRIC)), len(dev)),
     )
     trainer.train(resume)
     steps = trainer.state.global_step

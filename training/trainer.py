@@ -363,13 +363,17 @@ def token_mean_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | i
     return total / (labels.ne(IGNORED).sum() if num_items_in_batch is None else num_items_in_batch)
 
 
-def make_compute_metrics(tokenizer: WhisperTokenizer, metric: Any) -> Callable[[Any], dict[str, float]]:
-    """Return the function that turns an `EvalPrediction` into corpus WER and CER."""
+def make_compute_metrics(tokenizer: WhisperTokenizer, metric: Any, n_clips: int) -> Callable[[Any], dict[str, float]]:
+    """Return the function that turns an `EvalPrediction` into corpus WER and CER.
+
+    Several processes get batches of one number and size: clips from the beginning come again at the end, after the
+    `n_clips` of the set, and Trainer does not take them away.
+    """
 
     def compute(prediction: Any) -> dict[str, float]:
         texts = [
             [tokenizer.decode([token for token in row if token != IGNORED]) for row in rows.tolist()]
-            for rows in (prediction.predictions, prediction.label_ids)
+            for rows in (prediction.predictions[:n_clips], prediction.label_ids[:n_clips])
         ]
         scores: dict[str, float] = metric.compute(predictions=texts[0], references=texts[1])
         return scores
