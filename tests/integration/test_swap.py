@@ -100,6 +100,8 @@ def test_no_request_is_lost_while_versions_change(versions, server, clip, tmp_pa
     """
     store, (first, second), bad = versions
     process, address = server
+    move(store, "production", first)
+    wait_for(address, lambda found: found["model"]["ref"] == first.ref)
     content, over = Path(clip.audio.path).read_bytes(), Event()
 
     def ask():
@@ -174,6 +176,7 @@ def test_a_damaged_version_never_answers(versions, server, clip):
         assert answer.json()["model"] == first.ref
     finally:
         weights.write_bytes(whole)
+        move(store, "production", first)
 
 
 def test_canary_and_shadow_of_real_versions(versions, clip, free_port, tmp_path, monkeypatch):
