@@ -11,6 +11,7 @@ from speech.audio import AudioError
 from speech.engine import EngineError
 from training.checkpoints import SaveError
 from training.command_doctor import doctor
+from training.command_elasticize import elasticize_command
 from training.command_evaluate import evaluate_command
 from training.command_gate import gate_command
 from training.command_line import (
@@ -107,6 +108,7 @@ def demo_command(
 
 
 app.command("lint")(lint_command)
+app.command("elasticize")(elasticize_command)
 app.command("evaluate")(evaluate_command)
 app.command("gate")(gate_command)
 app.command("retrain")(retrain_command)

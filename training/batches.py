@@ -8,7 +8,7 @@ learn from.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ class Example(TypedDict):
     target: Target
     blanks: list[Blank]  # of its features, for SpecAugment
     margin: int | None  # positions; None: the collator draws one
+    lesson: NotRequired[tuple[NDArray[np.int32], NDArray[np.float32]]]  # of a teacher: `training.teacher.Lesson`
 
 
 class Batch(TypedDict):
@@ -40,16 +41,18 @@ class Batch(TypedDict):
     input_features: Tensor  # (batch, n_mels, 2 * positions)
     decoder_input_ids: Tensor  # (batch, tokens): start … last text token, padded with the end
     labels: Tensor  # (batch, tokens): language … end, padded with IGNORED
+    lesson_tokens: NotRequired[Tensor]  # (batch, tokens, kept): what a teacher expects there,
+    lesson_probabilities: NotRequired[Tensor]  # and how much
 
 
 class Utterances(Dataset[Example]):
     """Utterances to measure on, as they are, as a torch data set; audio is decoded when asked for.
 
-    Their batches have just the given margin.
+    Their batches have just the given margin; with None, the collator draws one.
     """
 
     def __init__(
-        self, utterances: Sequence[Utterance], root: Path, tokenizer: WhisperTokenizer, *, margin: int
+        self, utterances: Sequence[Utterance], root: Path, tokenizer: WhisperTokenizer, *, margin: int | None
     ) -> None:
         self._margin = margin
         self._utterances = utterances

@@ -137,17 +137,22 @@ def try_margin(
         buckets.setdefault(length_bucket(utterance.audio.duration), []).append(i)
 
     def cost(rows: Sequence[int]) -> Cost:
-        theirs, ours = [full[i].words for i in rows], [elastic[i].words for i in rows]
-        found = difference_interval(theirs, ours, [full[i].sentence for i in rows], seed=seed)
-        return Cost(
-            clips=len(rows),
-            wer_full=corpus_rate(theirs),
-            wer_elastic=corpus_rate(ours),
-            difference=Bounds(value=found.value, low=found.low, high=found.high),
-        )
+        return cost_of([full[i] for i in rows], [elastic[i] for i in rows], seed)
 
     by_length = {name: cost(buckets[name]) for name in map(length_bucket, LENGTHS_S) if name in buckets}
     return Trial(margin=margin, all=cost(range(len(utterances))), by_length=by_length)
+
+
+def cost_of(full: Sequence[Hypothesis], elastic: Sequence[Hypothesis], seed: int) -> Cost:
+    """Compare what was heard in the same clips at 30 s and at a margin."""
+    theirs, ours = [heard.errors for heard in full], [heard.errors for heard in elastic]
+    found = difference_interval(theirs, ours, [heard.sentence for heard in full], seed=seed)
+    return Cost(
+        clips=len(full),
+        wer_full=corpus_rate(theirs),
+        wer_elastic=corpus_rate(ours),
+        difference=Bounds(value=found.value, low=found.low, high=found.high),
+    )
 
 
 def length_bucket(seconds: float) -> str:

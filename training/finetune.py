@@ -28,6 +28,7 @@ from training.config import TrainingConfig
 from training.data.manifest import Utterance
 from training.devices import divide_batch, n_processes, rank, wait_for_all
 from training.selection import SelectionCallback, Weights, mean_weights
+from training.teacher import Lessons, TaughtCollator, TaughtWindows
 from training.trainer import Budget, CurvesCallback, ElasticTrainer, make_compute_metrics
 from training.windows import TrainingWindows
 
@@ -54,6 +55,7 @@ def fine_tune(
     run: Path,
     *,
     replay: Sequence[Utterance] = (),
+    lessons: Lessons | None = None,
 ) -> FineTuned:
     """Fine-tune `base` and write the checkpoint to `run / "checkpoint"`; an interrupted run is resumed.
 
@@ -67,6 +69,7 @@ def fine_tune(
         audio_root: what relative audio paths start from.
         run: folder for checkpoints, TensorBoard logs (`logs/`) and the result.
         replay: general speech to rehearse, as much of it as the config says.
+        lessons: what a teacher says in each of `train`, to learn that instead of the texts alone.
 
     Raises:
         SaveError: the disk is full, or fails; the last whole checkpoint is kept.
@@ -81,8 +84,7 @@ def fine_tune(
     # Set up
     set_seed(config.seed)
     disable_progress_bar()  # of loading and saving, which take a second; training has a bar of its own
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    bf16 = config.bf16 if config.bf16 is not None else computes_in_bf16(device)
+    bf16 = config.bf16 if config.bf16 is not None else computes_in_bf16()
 
     # Load
     tokenizer = WhisperTokenizer.from_folder(base)
@@ -95,9 +97,14 @@ def fine_tune(
         model.model.encoder.requires_grad_(requires_grad=False)
     if config.lora is not None:
         model = add_adapters(model, config.lora, encoder=not config.freeze_encoder)
-    windows = TrainingWindows(config, train, replay, audio_root, tokenizer, model.config.num_mel_bins)
+    n_mels = model.config.num_mel_bins
+    windows = (
+        TrainingWindows(config, train, replay, audio_root, tokenizer, n_mels)
+        if lessons is None
+        else TaughtWindows(config, train, audio_root, tokenizer, n_mels, lessons)
+    )
     collator = ElasticCollator(
-        n_mels=model.config.num_mel_bins,
+        n_mels=n_mels,
         pad_token=tokenizer.eot,
         margins=config.train_margins,
         full_context_share=config.full_context_share,
@@ -121,7 +128,7 @@ def fine_tune(
         args=_arguments(config, run, bf16=bf16),
         train_dataset=windows,
         eval_dataset=Utterances(by_length, audio_root, tokenizer, margin=config.serving_margin),
-        data_collator=collator,
+        data_collator=collator if lessons is None else TaughtCollator(collator),
         callbacks=[*_curves(run / "logs", 0 if resume is None else resume.seal.step), selection],
         compute_metrics=make_compute_metrics(tokenizer, evaluate.load(str(METRIC)), len(dev)),
     )
@@ -208,9 +215,9 @@ def _arguments(config: TrainingConfig, run: Path, *, bf16: bool) -> Seq2SeqTrain
     return arguments
 
 
-def computes_in_bf16(device: str) -> bool:
-    """Say whether `device` multiplies bfloat16 in hardware; elsewhere it is emulated, and slower than float32."""
-    if device == "cuda":
+def computes_in_bf16() -> bool:
+    """Say whether this machine multiplies bfloat16 in hardware; elsewhere it is emulated, and slower than float32."""
+    if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     flags = Path("/proc/cpuinfo")
     return flags.is_file() and "avx512_bf16" in flags.read_text(encoding="utf-8", errors="replace")

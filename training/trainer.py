@@ -38,6 +38,7 @@ from training.batches import Batch
 from training.checkpoints import Checkpoint, SaveError, checkpoint_path, discard, prune, saving, seal
 from training.devices import largest, n_processes, rank, wait_for_all
 from training.targets import IGNORED
+from training.teacher import lesson_loss
 from training.windows import Draw, TrainingWindows
 
 PROMPT_TOKENS = 4  # start, language, task, no timestamps
@@ -291,6 +292,29 @@ class ElasticTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         if self._sampler is not None:
             self._sampler.set_epoch(epoch)
         super()._run_epoch(epoch=epoch, **kwargs)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Return the loss of the labels, or of a teacher's lessons where the batch has them."""
+        if "lesson_tokens" not in inputs:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        outputs = model(input_features=inputs["input_features"], decoder_input_ids=inputs["decoder_input_ids"])
+        loss = lesson_loss(
+            outputs.logits,
+            inputs["lesson_tokens"],
+            inputs["lesson_probabilities"],
+            inputs["labels"],
+            num_items_in_batch,
+        )
+        # What Trainer does behind its own loss: gradients are averaged over processes, the labels counted over all.
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         step = self.state.global_step

@@ -13,11 +13,12 @@ from registry import Registry
 from speech.audio import decode_audio
 from speech.context import ElasticContext
 from speech.engine import load_engine
+from speech.engine.allocator import KEPT_BYTES
 from speech.smoke import SmokeClip, decode, quantize, write_smoke_clip
 from training.demo import serving
 
 CLIENTS = 2
-SWAPS = 4
+SWAPS = 6
 WAIT_S = 180
 
 
@@ -142,8 +143,8 @@ def test_no_request_is_lost_while_versions_change(versions, server, clip, tmp_pa
     assert len({answer.json()["text"] for answer in answers}) == 1
     assert {answer.json()["model"] for answer in answers} == {first.ref, second.ref}
     assert all(answer.json()["model"] == answer.headers["X-Whisperloop-Model"] for answer in answers)
-    # Of the models that went, each would be 80 MB, and what loading one leaves behind more.
-    assert rss(process) < before + 150e6
+    # Of the models that went, each would be 80 MB: more, together, than what the allocator may keep of freed memory.
+    assert rss(process) < before + KEPT_BYTES
 
 
 def test_a_damaged_version_never_answers(versions, server, clip):

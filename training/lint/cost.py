@@ -116,7 +116,7 @@ def matrix_rate() -> tuple[str, float]:
     from training.finetune import computes_in_bf16
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.bfloat16 if computes_in_bf16(device) else torch.float32
+    dtype = torch.bfloat16 if computes_in_bf16() else torch.float32
     matrix = torch.ones(MATRIX, MATRIX, device=device, dtype=dtype)
 
     def wait() -> None:

@@ -1,0 +1,90 @@
+"""Elasticizing's judgement and what it looks at; the whole of it, on real speech, is in the integration tier."""
+
+import pytest
+
+from training.context import MAX_ELASTIC_LOSS
+from training.data.manifest import AudioSlice, Utterance
+from training.elasticize import MAX_LOSS, Evidence, attempt, describe, find_audio
+from training.evaluate import Hypothesis
+
+SENTENCE = "alpha bravo charlie delta echo foxtrot golf hotel india juliett"
+
+
+def judged(language, n, *, own=False, wrong=0):
+    """Return `n` clips, what the parent heard (all), and what the child heard (one word wrong in `wrong` of them)."""
+    clips, before, after = [], [], []
+    for i in range(n):
+        name, text = f"{language} {own} {i}", f"{SENTENCE} {i}"
+        source = "own words" if own else "test"
+        audio = AudioSlice(path="a.wav", duration=3.0, sha256="0" * 64)
+        clips.append(Utterance(id=name, audio=audio, text=text, language=language, source=source))
+        heard = text.replace("golf", "gulf") if i < wrong else text
+        for answers, said in ((before, text), (after, heard)):
+            answers.append(Hypothesis(id=name, language=language, reference=text, hypothesis=said, duration=3.0))
+    return clips, before, after
+
+
+def tried(*groups, learned=("it",)):
+    """Return the attempt on all groups together."""
+    clips, before, after = ([one for group in groups for one in group[i]] for i in range(3))
+    return attempt(32, clips, before, after, set(learned), seed=0)
+
+
+def test_the_same_words_hold():
+    """A child that hears what its parent hears may be served, in a language of the audio and in another."""
+    found = tried(judged("it", 40), judged("en", 40))
+    assert found.holds
+    assert [found.languages[code].learned for code in ("it", "en")] == [True, False]
+
+
+def test_one_language_that_is_worse_is_enough():
+    """By more than a hundredth, in a language that people transcribed, though all together are within it."""
+    found = tried(judged("it", 400), judged("en", 40, wrong=8))  # 8 of 440 words of en
+    assert found.languages["en"].cost.difference.value > MAX_LOSS
+    assert found.trial.all.difference.value < MAX_LOSS
+    assert not found.languages["en"].holds
+    assert not found.holds
+
+
+def test_other_words_than_the_parents_are_not_worse_words():
+    """Where only the parent's words are to compare with, a few may differ; many may not."""
+    few, many = (tried(judged("it", 40, own=True, wrong=wrong)) for wrong in (8, 40))
+    assert few.holds
+    assert many.languages["it"].cost.difference.high <= MAX_ELASTIC_LOSS
+    worse = judged("it", 40, own=True)
+    silent = [heard.model_copy(update={"hypothesis": ""}) for heard in worse[2]]
+    assert not tried((worse[0], worse[1], silent)).holds
+
+
+def test_what_people_wrote_goes_before_what_the_parent_heard():
+    """A language with both is judged by the transcripts."""
+    found = tried(judged("it", 20, own=True, wrong=20), judged("it", 20))
+    assert found.languages["it"].transcribed
+    assert found.languages["it"].cost.clips == 20
+
+
+def test_the_smallest_margin_that_holds_is_served():
+    """None, if none does."""
+    good, bad = tried(judged("it", 40)), tried(judged("it", 40, wrong=40))
+    assert Evidence(attempts=(bad, good)).margin == 32
+    assert Evidence(attempts=(bad, bad)).margin is None
+    text = "\n".join(describe(Evidence(attempts=(bad, good))))
+    assert "margin 32: does not hold" in text
+    assert "worse" in text
+
+
+def test_audio_is_found_in_folders(tmp_path):
+    """Below a folder, however deep and spelt, each once; other files are passed over."""
+    (tmp_path / "deep").mkdir()
+    names = ("b.WAV", "a.mp3", "deep/c.opus", "notes.txt", "clip.wav.json")
+    for name in names:
+        (tmp_path / name).touch()
+    found = find_audio([tmp_path, tmp_path / "a.mp3"])
+    assert [file.relative_to(tmp_path).as_posix() for file in found] == ["a.mp3", "b.WAV", "deep/c.opus"]
+
+
+@pytest.mark.parametrize("place", ["nothing"])
+def test_a_folder_without_audio_has_none(tmp_path, place):
+    """An empty folder gives an empty list, which the command refuses with the suffixes it looked for."""
+    (tmp_path / place).mkdir()
+    assert find_audio([tmp_path / place]) == []
