@@ -103,6 +103,7 @@ class _Atom:
         return self.at_end or not _ABBREVIATION.search(self.text)
 
 
+_VIRAMA = 9  # Unicode's combining class of the sign that makes one character of two letters
 _CLOSING = "[\"'”’»›)\\]}」』）】》〉]*$"
 _SENTENCE_END = re.compile("[.!?…。！？．｡؟۔।॥։።။]" + _CLOSING)
 _CLAUSE_END = re.compile("[,;:،؛、，；：–—]" + _CLOSING)
@@ -180,11 +181,18 @@ def _graphemes(text: str) -> list[str]:
     graphemes: list[str] = []
     for start, end, _ in split_graphemes(text)[0]:
         previous = graphemes[-1] if graphemes else ""
-        if previous and (
-            unicodedata.category(text[start]).startswith("M")
-            or text[start] in "\u0e33\u0eb3"  # the Thai and Lao vowel am, which are letters by category
-            or unicodedata.combining(previous[-1]) == 9  # virama: what follows is its second half
-            or _half_flag(previous, text[start])
+        if (
+            previous
+            and (
+                unicodedata.category(text[start]).startswith("M")
+                or text[start] in "\u0e33\u0eb3"  # the Thai and Lao vowel am, which are letters by category
+                # Virama: a letter that follows is its second half; what is of another script stands alone.
+                or (
+                    unicodedata.combining(previous[-1]) == _VIRAMA
+                    and cell_len(previous[0]) == cell_len(text[start:end]) == 1
+                )
+                or _half_flag(previous, text[start])
+            )
         ):
             graphemes[-1] += text[start:end]
         else:

@@ -10,8 +10,6 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from speech.context import ElasticContext
-from speech.engine.ctranslate2_engine import CTranslate2Engine
-from speech.engine.torch_engine import TorchEngine
 from speech.engine.tuning import Tuning
 from speech.scores import difference_interval
 from speech.text import normalize
@@ -69,6 +67,9 @@ def measure_parity(
         seed: of the bootstrap.
         advance: called with the number of clips just done, of twice as many as are taken.
     """
+    from speech.engine.ctranslate2_engine import CTranslate2Engine  # the command line names the error above, and
+    from speech.engine.torch_engine import TorchEngine  # torch takes seconds to import
+
     taken = take_evenly(utterances, MAX_CLIPS)
     checkpoint = TorchEngine.load(version, context, device="cpu")
     of_checkpoint = transcribe_utterances(checkpoint, taken, audio_root, advance)

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, tzinfo
@@ -76,6 +77,7 @@ def keep_schedule(
     scheduler = BlockingScheduler(timezone=trigger.timezone)
     path = folder / "schedule.json"
     running: list[subprocess.Popen[bytes]] = []
+    busy, stopping = threading.Lock(), threading.Event()
 
     def note() -> None:
         after = datetime.now(trigger.timezone)
@@ -88,18 +90,28 @@ def keep_schedule(
         say(f"next run: {following:%Y-%m-%d %H:%M %Z}" if following else "the schedule has no next run")
 
     def run() -> None:
-        say("begins")
-        process = subprocess.Popen(command, start_new_session=True)  # Ctrl+C is ours; twice would lose its checkpoint
-        running.append(process)
-        status = process.wait()
-        running.clear()
-        say(f"ended with status {status}")
-        note()
+        with busy:
+            if stopping.is_set():
+                return
+            say("begins")
+            process = subprocess.Popen(command, start_new_session=True)  # Ctrl+C is ours; twice loses its checkpoint
+            running.append(process)
+            if stopping.is_set():  # the signal came before there was anybody to pass it on to
+                interrupt(process)
+            status = process.wait()
+            running.clear()
+            say(f"ended with status {status}")
+            if not stopping.is_set():
+                note()
+
+    def interrupt(process: subprocess.Popen[bytes]) -> None:
+        with suppress(ProcessLookupError):
+            process.send_signal(signal.SIGINT)  # it saves a checkpoint first
 
     def stop(_number: int, _frame: FrameType | None) -> None:
+        stopping.set()
         for process in running[:]:
-            with suppress(ProcessLookupError):
-                process.send_signal(signal.SIGINT)  # it saves a checkpoint first
+            interrupt(process)
         scheduler.shutdown(wait=False)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -107,8 +119,8 @@ def keep_schedule(
         note()
         scheduler.add_job(run, trigger, max_instances=1, coalesce=True, misfire_grace_time=LATE_S)
         scheduler.start()
-        for process in running[:]:
-            process.wait()
+        with busy:  # until what runs has ended
+            pass
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
