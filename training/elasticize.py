@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 from registry import Registry, Version
 from registry.files import write_atomically
 from speech import vad
-from speech.audio import SAMPLE_RATE, AudioError, stream_audio
+from speech.audio import SAMPLE_RATE, AudioError, declared_seconds, stream_audio
 from speech.checkpoint import WEIGHTS
 from speech.context import ElasticContext
 from speech.convert import export_ctranslate2
@@ -30,6 +30,7 @@ from speech.windows import Slice, cut_stream
 from training import provenance
 from training.config import TrainingConfig
 from training.context import MARGINS, MAX_ELASTIC_LOSS, MIN_CLIPS, Cost, Trial, cost_of, try_margin
+from training.data.clips import keep_samples
 from training.data.manifest import AudioSlice, Utterance, fingerprint, read_manifest, write_manifest
 from training.evaluate import Hypothesis, Progress, transcribe_utterances
 from training.finetune import FineTuned, computes_in_bf16, fine_tune
@@ -43,6 +44,9 @@ MIN_S = 0.5
 """Shorter stretches teach nothing."""
 
 WINDOWS_AT_ONCE = 32
+OWN_WORDS = "own words"
+"""The source of utterances whose text is what the parent heard."""
+
 HELD_OUT = 10
 """One clip of so many is not learned from, but judged by."""
 
@@ -137,7 +141,8 @@ def elasticize(
     files = find_audio(audio)
     if not files:
         raise StepError(f"no audio in {', '.join(map(str, audio))}: looked for {', '.join(sorted(SUFFIXES))}")
-    folder = runs / "elasticize" / f"{parent.name}-{_key(config, parent, files, judged_by, language)}"
+    # Absolute: the manifest's paths start from it, whatever folder the command is called in.
+    folder = (runs / "elasticize" / f"{parent.name}-{_key(config, parent, files, judged_by, language)}").resolve()
     heard = _hear(parent, files, language, folder / "manifest.jsonl", say, progress)
     train, dev = [u for u in heard if u.split == "train"], [u for u in heard if u.split == "dev"]
     judges = [*judged_by, *dev]
@@ -207,18 +212,23 @@ def _hear(
         return read_manifest(target)
     engine = load_engine(parent.path, ElasticContext())
     utterances: list[Utterance] = []
-    unreadable, doubtful = [], 0
-    with progress("listening at 30 s", len(files)) as advance:
+    unreadable: list[str] = []
+    doubtful = 0
+    with progress("listening at 30 s", sum(map(_seconds, files))) as advance:
         for file in files:
+            done_s = 0
             try:
-                for place, result in _windows(engine, file, language):
+                for place, window, result in _windows(engine, file, language):
                     if is_spoken(result) and not flags(result, None, place):
-                        utterances.append(_utterance(file, place, result))
+                        clip = keep_samples(window.audio, SAMPLE_RATE, target.parent / "clips")
+                        utterances.append(_utterance(file, place, clip, result))
                     else:
                         doubtful += 1
+                    advance(place.end // SAMPLE_RATE - done_s)
+                    done_s = place.end // SAMPLE_RATE
             except AudioError as error:
                 unreadable.append(f"{file}: {error}")
-            advance(1)
+            advance(max(0, _seconds(file) - done_s))
     for line in unreadable:
         say(f"left out: {line}")
     minutes = sum(u.audio.duration for u in utterances) / 60
@@ -229,15 +239,24 @@ def _hear(
     return utterances
 
 
-def _windows(engine: Engine, file: Path, language: str | None) -> Iterator[tuple[Slice, DecodingResult]]:
+def _seconds(file: Path) -> int:
+    """Return how long a recording says it is; 0 if it does not."""
+    try:
+        return round(declared_seconds(file))
+    except AudioError:
+        return 0
+
+
+def _windows(engine: Engine, file: Path, language: str | None) -> Iterator[tuple[Slice, Window, DecodingResult]]:
     """Yield the windows of a recording in which somebody speaks, and what the engine hears in each."""
     held: list[tuple[Slice, Window]] = []
 
-    def decode() -> Iterator[tuple[Slice, DecodingResult]]:
-        for (place, _), answer in zip(held, engine.transcribe([window for _, window in held]), strict=True):
+    def decode() -> Iterator[tuple[Slice, Window, DecodingResult]]:
+        answers = engine.transcribe([window for _, window in held])
+        for (place, window), answer in zip(held, answers, strict=True):
             if not isinstance(answer, DecodingResult):
                 raise answer
-            yield place, answer
+            yield place, window, answer
         held.clear()
 
     with vad.listen_if(wanted=True) as detector:
@@ -248,7 +267,7 @@ def _windows(engine: Engine, file: Path, language: str | None) -> Iterator[tuple
             held.append((place, Window(audio, language, full_context=True)))
             if language is None:  # one language a recording: its first window decides
                 found = list(decode())
-                language = found[0][1].language
+                language = found[0][2].language
                 yield from found
             elif len(held) == WINDOWS_AT_ONCE:
                 yield from decode()
@@ -256,22 +275,15 @@ def _windows(engine: Engine, file: Path, language: str | None) -> Iterator[tuple
         yield from decode()
 
 
-def _utterance(file: Path, place: Slice, result: DecodingResult) -> Utterance:
-    name = f"{file}@{place.start}"
-    content = hashlib.sha256(file.read_bytes()).hexdigest()
-    held_out = int(hashlib.sha256(f"{content}@{place.start}".encode()).hexdigest(), 16) % HELD_OUT == 0
+def _utterance(file: Path, place: Slice, clip: Path, result: DecodingResult) -> Utterance:
+    content = hashlib.sha256(clip.read_bytes()).hexdigest()
     return Utterance(
-        id=name,
-        audio=AudioSlice(
-            path=str(file),
-            offset=place.start / SAMPLE_RATE,
-            duration=(place.end - place.start) / SAMPLE_RATE,
-            sha256=content,
-        ),
+        id=f"{file}@{place.start}",
+        audio=AudioSlice(path=str(clip), duration=(place.end - place.start) / SAMPLE_RATE, sha256=content),
         text=result.text,
         language=result.language,
-        split="dev" if held_out else "train",
-        source="own words",
+        split="dev" if int(content, 16) % HELD_OUT == 0 else "train",
+        source=OWN_WORDS,
     )
 
 
@@ -310,14 +322,14 @@ def attempt(
 
     Args:
         margin: in positions.
-        judges: the clips; those of source "own words" have the parent's words for a transcript.
+        judges: the clips; those of source `OWN_WORDS` have the parent's words for a transcript.
         before: the parent's hypotheses, one a clip.
         after: the child's.
         learned: languages that there was audio of.
         seed: of the bootstrap.
     """
     languages: dict[str, LanguageCost] = {}
-    own = {u.id for u in judges if u.source == "own words"}
+    own = {u.id for u in judges if u.source == OWN_WORDS}
     for transcribed in (True, False):
         pairs = [(b, a) for b, a in zip(before, after, strict=True) if (b.id not in own) == transcribed]
         groups: dict[str, list[tuple[Hypothesis, Hypothesis]]] = {}

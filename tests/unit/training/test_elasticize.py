@@ -4,7 +4,7 @@ import pytest
 
 from training.context import MAX_ELASTIC_LOSS
 from training.data.manifest import AudioSlice, Utterance
-from training.elasticize import MAX_LOSS, Evidence, attempt, describe, find_audio
+from training.elasticize import MAX_LOSS, OWN_WORDS, Evidence, attempt, describe, find_audio
 from training.evaluate import Hypothesis
 
 SENTENCE = "alpha bravo charlie delta echo foxtrot golf hotel india juliett"
@@ -15,7 +15,7 @@ def judged(language, n, *, own=False, wrong=0):
     clips, before, after = [], [], []
     for i in range(n):
         name, text = f"{language} {own} {i}", f"{SENTENCE} {i}"
-        source = "own words" if own else "test"
+        source = OWN_WORDS if own else "test"
         audio = AudioSlice(path="a.wav", duration=3.0, sha256="0" * 64)
         clips.append(Utterance(id=name, audio=audio, text=text, language=language, source=source))
         heard = text.replace("golf", "gulf") if i < wrong else text
