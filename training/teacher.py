@@ -1,8 +1,7 @@
 """What a checkpoint says at 30 s, token by token, for it to learn to say the same from less.
 
 A teacher's probabilities say more than its words (Hinton et al. 2015): where a short context changes nothing, they ask
-for no change, so what the model knows beside the speech at hand is left alone (docs/experiments.md). The teacher reads
-each clip once, before training; it is not in memory while its pupil learns.
+for no change. The teacher reads each clip once, before training; it is not in memory while its pupil learns.
 """
 
 import io
@@ -25,7 +24,7 @@ from training.targets import IGNORED
 from training.windows import Draw, TrainingWindows
 
 N_KEPT = 20
-"""Most probable tokens of each place that are kept; they hold nearly all of the probability."""
+"""Most probable tokens of each place that are kept; the rest is left out, and these are made to sum to one."""
 
 CLIPS_AT_ONCE = 4
 

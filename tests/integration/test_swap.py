@@ -18,7 +18,7 @@ from speech.smoke import SmokeClip, decode, quantize, write_smoke_clip
 from training.demo import serving
 
 CLIENTS = 2
-SWAPS = 6
+SWAPS = 8  # a leak of a third of a model a swap is more than the allocator may keep
 WAIT_S = 180
 
 
