@@ -17,38 +17,23 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from registry import Registry, Version
 from registry.files import write_atomically
-from speech import vad
-from speech.audio import SAMPLE_RATE, AudioError, declared_seconds, stream_audio
 from speech.checkpoint import WEIGHTS
 from speech.context import ElasticContext
 from speech.convert import export_ctranslate2
-from speech.engine import DecodingResult, Engine, Window, load_engine
-from speech.guard import flags, is_spoken
+from speech.engine import load_engine
 from speech.smoke import write_smoke_clip
 from speech.text import NORMALIZER_VERSION
-from speech.windows import Slice, cut_stream
 from training import provenance
 from training.config import TrainingConfig
 from training.context import MARGINS, MAX_ELASTIC_LOSS, MIN_CLIPS, Cost, Trial, cost_of, try_margin
-from training.data.clips import keep_samples
-from training.data.manifest import AudioSlice, Utterance, fingerprint, read_manifest, write_manifest
+from training.data.manifest import Utterance, fingerprint
 from training.evaluate import Hypothesis, Progress, transcribe_utterances
 from training.finetune import FineTuned, computes_in_bf16, fine_tune
+from training.own_words import OWN_WORDS, SUFFIXES, find_audio, hear
 from training.parity import MAX_CLIPS, ParityError, measure_parity
 from training.shell import StepError
 from training.smoke import candidates, choose_smoke_clip
 from training.teacher import teach
-
-SUFFIXES = {".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".mp4", ".webm", ".mkv", ".wma", ".aiff", ".aif"}
-MIN_S = 0.5
-"""Shorter stretches teach nothing."""
-
-WINDOWS_AT_ONCE = 32
-OWN_WORDS = "own words"
-"""The source of utterances whose text is what the parent heard."""
-
-HELD_OUT = 10
-"""One clip of so many is not learned from, but judged by."""
 
 MAX_LOSS = 0.01
 """By how much the WER of a language may exceed the parent's at 30 s, where transcripts say what is right. Beside it the
@@ -98,6 +83,15 @@ class Evidence(BaseModel):
         return next((attempt.trial.margin for attempt in self.attempts if attempt.holds), None)
 
 
+class Finished(BaseModel):
+    """What is kept of a run that is done: it is not done again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ref: str | None  # of the child
+    evidence: Evidence
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What came of it."""
@@ -139,14 +133,24 @@ def elasticize(
     if not (parent.path / WEIGHTS).is_file():
         raise StepError(f"{parent.ref} has no {WEIGHTS}: an export alone cannot be trained; import the checkpoint")
     files = find_audio(audio)
+    kept_back = {utterance.audio.sha256 for utterance in judged_by}
+    judging = [file for file in files if sha256_of(file) in kept_back]
+    files = [file for file in files if file not in judging]
+    if judging:
+        say(f"{len(judging)} files are to judge by, and not learned from")
     if not files:
         raise StepError(f"no audio in {', '.join(map(str, audio))}: looked for {', '.join(sorted(SUFFIXES))}")
     # Absolute: the manifest's paths start from it, whatever folder the command is called in.
     folder = (runs / "elasticize" / f"{parent.name}-{_key(config, parent, files, judged_by, language)}").resolve()
-    heard = _hear(parent, files, language, folder / "manifest.jsonl", say, progress)
+    outcome = folder / "outcome.json"
+    if outcome.is_file():
+        found = Finished.model_validate_json(outcome.read_text(encoding="utf-8"))
+        say(f"done before: {found.ref or 'nothing was published'}")
+        return Outcome(None if found.ref is None else registry.resolve(found.ref), found.evidence, folder)
+    heard = hear(parent, files, language, folder / "manifest.jsonl", say, progress)
     train, dev = [u for u in heard if u.split == "train"], [u for u in heard if u.split == "dev"]
     judges = [*judged_by, *dev]
-    if not train or len(judges) < MIN_CLIPS:
+    if not train or not dev or len(judges) < MIN_CLIPS:
         raise StepError(
             f"{len(heard)} stretches of speech are too few: at least {MIN_CLIPS} must be left to judge by, a tenth "
             "of the audio and all that --judge brings"
@@ -166,24 +170,21 @@ def elasticize(
     evidence = _judge(config, parent, staged, judges, {u.language for u in train}, folder, progress)
     for line in describe(evidence):
         say(line)
-    write_atomically(folder / "evidence.json", evidence.model_dump_json(indent=2).encode())
+    version = None
     if evidence.margin is None:
         say(f"no margin holds: {parent.ref} stays as it is, and nothing was published")
-        return Outcome(None, evidence, folder)
-    version = _publish(config, registry, parent, staged, tuned, heard, judges, evidence, folder, say, progress)
+    else:
+        version = _publish(config, registry, parent, staged, tuned, heard, judges, evidence, folder, say, progress)
     shutil.rmtree(staged)
+    finished = Finished(ref=None if version is None else version.ref, evidence=evidence)
+    write_atomically(outcome, finished.model_dump_json(indent=2).encode())
     return Outcome(version, evidence, folder)
 
 
-def find_audio(places: Sequence[Path]) -> list[Path]:
-    """Return the audio files below folders, and files that are named, in order of their paths."""
-    found = [
-        file.resolve()
-        for place in places
-        for file in ([place] if place.is_file() else sorted(place.rglob("*")))
-        if file.is_file() and file.suffix.lower() in SUFFIXES
-    ]
-    return sorted(dict.fromkeys(found))
+def sha256_of(file: Path) -> str:
+    """Return the digest that names a file's content."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _key(
@@ -197,94 +198,6 @@ def _key(
         *(f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files),
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
-
-
-def _hear(
-    parent: Version,
-    files: Sequence[Path],
-    language: str | None,
-    target: Path,
-    say: Callable[[str], None],
-    progress: Progress,
-) -> list[Utterance]:
-    """Let the parent transcribe, at 30 s; what it is not sure of is not learned from."""
-    if target.is_file():
-        return read_manifest(target)
-    engine = load_engine(parent.path, ElasticContext())
-    utterances: list[Utterance] = []
-    unreadable: list[str] = []
-    doubtful = 0
-    with progress("listening at 30 s", sum(map(_seconds, files))) as advance:
-        for file in files:
-            done_s = 0
-            try:
-                for place, window, result in _windows(engine, file, language):
-                    if is_spoken(result) and not flags(result, None, place):
-                        clip = keep_samples(window.audio, SAMPLE_RATE, target.parent / "clips")
-                        utterances.append(_utterance(file, place, clip, result))
-                    else:
-                        doubtful += 1
-                    advance(place.end // SAMPLE_RATE - done_s)
-                    done_s = place.end // SAMPLE_RATE
-            except AudioError as error:
-                unreadable.append(f"{file}: {error}")
-            advance(max(0, _seconds(file) - done_s))
-    for line in unreadable:
-        say(f"left out: {line}")
-    minutes = sum(u.audio.duration for u in utterances) / 60
-    languages = ", ".join(sorted({u.language for u in utterances})) or "none"
-    say(f"{len(utterances)} stretches of speech, {minutes:.1f} min, in: {languages}; {doubtful} doubtful left out")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_manifest(target, utterances)
-    return utterances
-
-
-def _seconds(file: Path) -> int:
-    """Return how long a recording says it is; 0 if it does not."""
-    try:
-        return round(declared_seconds(file))
-    except AudioError:
-        return 0
-
-
-def _windows(engine: Engine, file: Path, language: str | None) -> Iterator[tuple[Slice, Window, DecodingResult]]:
-    """Yield the windows of a recording in which somebody speaks, and what the engine hears in each."""
-    held: list[tuple[Slice, Window]] = []
-
-    def decode() -> Iterator[tuple[Slice, Window, DecodingResult]]:
-        answers = engine.transcribe([window for _, window in held])
-        for (place, window), answer in zip(held, answers, strict=True):
-            if not isinstance(answer, DecodingResult):
-                raise answer
-            yield place, window, answer
-        held.clear()
-
-    with vad.listen_if(wanted=True) as detector:
-        # Cut as for an elastic engine, at the first pause: that is what it will be served.
-        for place, audio in cut_stream(stream_audio(file), elastic=True, detector=detector):
-            if place.silent or audio.size < MIN_S * SAMPLE_RATE:
-                continue
-            held.append((place, Window(audio, language, full_context=True)))
-            if language is None:  # one language a recording: its first window decides
-                found = list(decode())
-                language = found[0][2].language
-                yield from found
-            elif len(held) == WINDOWS_AT_ONCE:
-                yield from decode()
-    if held:
-        yield from decode()
-
-
-def _utterance(file: Path, place: Slice, clip: Path, result: DecodingResult) -> Utterance:
-    content = hashlib.sha256(clip.read_bytes()).hexdigest()
-    return Utterance(
-        id=f"{file}@{place.start}",
-        audio=AudioSlice(path=str(clip), duration=(place.end - place.start) / SAMPLE_RATE, sha256=content),
-        text=result.text,
-        language=result.language,
-        split="dev" if int(content, 16) % HELD_OUT == 0 else "train",
-        source=OWN_WORDS,
-    )
 
 
 def _judge(

@@ -196,10 +196,9 @@ def test_the_shadow_steps_back_for_others():
         child.start()
         child.join()
 
-    tell()  # this process may have been niced before
     parent = threading.Thread(target=start)
     parent.start()
     parent.join()
     tell()
-    assert niceness[1] == 19
-    assert niceness[2] == niceness[0]
+    assert niceness[0] == 19
+    assert niceness[1] < 19

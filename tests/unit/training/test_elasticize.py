@@ -4,8 +4,9 @@ import pytest
 
 from training.context import MAX_ELASTIC_LOSS
 from training.data.manifest import AudioSlice, Utterance
-from training.elasticize import MAX_LOSS, OWN_WORDS, Evidence, attempt, describe, find_audio
+from training.elasticize import MAX_LOSS, Evidence, attempt, describe
 from training.evaluate import Hypothesis
+from training.own_words import OWN_WORDS, find_audio
 
 SENTENCE = "alpha bravo charlie delta echo foxtrot golf hotel india juliett"
 
