@@ -133,11 +133,9 @@ def elasticize(
     if not (parent.path / WEIGHTS).is_file():
         raise StepError(f"{parent.ref} has no {WEIGHTS}: an export alone cannot be trained; import the checkpoint")
     files = find_audio(audio)
-    kept_back = {utterance.audio.sha256 for utterance in judged_by}
-    judging = [file for file in files if sha256_of(file) in kept_back]
-    files = [file for file in files if file not in judging]
-    if judging:
-        say(f"{len(judging)} files are to judge by, and not learned from")
+    n_found, files = len(files), to_learn_from(files, judged_by)
+    if len(files) < n_found:
+        say(f"{n_found - len(files)} files are to judge by, and not learned from")
     if not files:
         raise StepError(f"no audio in {', '.join(map(str, audio))}: looked for {', '.join(sorted(SUFFIXES))}")
     # Absolute: the manifest's paths start from it, whatever folder the command is called in.
@@ -181,10 +179,15 @@ def elasticize(
     return Outcome(version, evidence, folder)
 
 
-def sha256_of(file: Path) -> str:
-    """Return the digest that names a file's content."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+def to_learn_from(files: Sequence[Path], judged_by: Sequence[Utterance]) -> list[Path]:
+    """Return the files without those that judge, by whatever name."""
+    judging = {utterance.audio.sha256 for utterance in judged_by}
+
+    def digest(file: Path) -> str:
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+
+    return [file for file in files if digest(file) not in judging]
 
 
 def _key(

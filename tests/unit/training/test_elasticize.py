@@ -1,10 +1,12 @@
 """Elasticizing's judgement and what it looks at; the whole of it, on real speech, is in the integration tier."""
 
+import hashlib
+
 import pytest
 
 from training.context import MAX_ELASTIC_LOSS
 from training.data.manifest import AudioSlice, Utterance
-from training.elasticize import MAX_LOSS, Evidence, attempt, describe
+from training.elasticize import MAX_LOSS, Evidence, attempt, describe, to_learn_from
 from training.evaluate import Hypothesis
 from training.own_words import OWN_WORDS, find_audio
 
@@ -72,6 +74,15 @@ def test_the_smallest_margin_that_holds_is_served():
     text = "\n".join(describe(Evidence(attempts=(bad, good))))
     assert "margin 32: does not hold" in text
     assert "worse" in text
+
+
+def test_what_judges_is_not_learned_from(tmp_path):
+    """A recording that judges is told by its content, under another name, too."""
+    for name, content in (("a.wav", b"a"), ("copy of a.wav", b"a"), ("b.wav", b"b")):
+        (tmp_path / name).write_bytes(content)
+    audio = AudioSlice(path="elsewhere.wav", duration=1.0, sha256=hashlib.sha256(b"a").hexdigest())
+    judge = Utterance(id="a", audio=audio, text="a", language="it", source="test")
+    assert to_learn_from(find_audio([tmp_path]), [judge]) == [tmp_path / "b.wav"]
 
 
 def test_audio_is_found_in_folders(tmp_path):

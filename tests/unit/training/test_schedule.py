@@ -100,6 +100,7 @@ def test_stopping_lets_what_runs_save_first(tmp_path):
     assert (tmp_path / "saved").exists()
     assert not (tmp_path / "schedule.json").exists()
     assert "begins" in printed
+    assert printed.count("next run") == 1  # at first, and not when there is none any more
     assert printed.endswith("over\n")
 
 
