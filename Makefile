@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: help setup demo serve lint format conformance test test-unit test-integration test-full bench requirements clean
+.PHONY: help setup demo serve lint format conformance test test-unit test-integration test-full test-gpu bench requirements clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -52,6 +52,9 @@ bench: $(READY) ## Measure beside the peers (half an hour; the demonstration fir
 
 test-full: test demo ## Everything, what takes minutes and the demonstration included.
 	$(BIN)/python -m pytest -q -s --durations=5 -m full tests/integration
+
+test-gpu: $(READY) ## What only a GPU can show; skipped where there is none.
+	$(BIN)/python -m pytest -q -s -m gpu tests/integration
 
 requirements: $(READY) ## Pin what is installed now, without addresses; GPU wheels only where they exist.
 	$(BIN)/pip freeze --exclude-editable | sed -E \

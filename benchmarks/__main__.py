@@ -41,6 +41,26 @@ def run_command(
         raise typer.Exit(130) from None
 
 
+@app.command("training")
+def training_command(
+    only: Annotated[list[str] | None, typer.Option(help="parts, folds or speed; may be given several times.")] = None,
+    steps: Annotated[int, typer.Option(min=10, help="Optimiser steps of each fine-tuning.")] = 200,
+    jobs: Annotated[int, typer.Option(min=1, help="Fine-tunings at once; they share the device.")] = 1,
+    registry: Annotated[
+        Path | None, typer.Option(envvar="WHISPERLOOP_REGISTRY", help="Folder of the registry [RUNS/registry].")
+    ] = None,
+    into: Annotated[Path, typer.Option(help="Folder of the documents.")] = Path("docs/training"),
+    runs: RunsOption = Path("runs"),
+) -> None:
+    """Measure what each part of the training recipe is worth: minutes on a GPU, a day on two cores.
+
+    Needs the demonstration's base model (`make demo`, once). The same command goes on where it was interrupted.
+    """
+    from benchmarks.recipe.run import run
+
+    run(registry or runs / "registry", runs, only=only or [], steps=steps, jobs=jobs, into=into, shell=Shell())
+
+
 @app.command("report")
 def report_command(runs: RunsOption = Path("runs")) -> None:
     """Write docs/benchmarks.md and its plots again, from benchmarks/results."""

@@ -13,7 +13,7 @@ from typing import Any
 import evaluate
 import torch
 from torch.utils.tensorboard import SummaryWriter
-from transformers import Seq2SeqTrainingArguments, WhisperForConditionalGeneration, set_seed
+from transformers import Seq2SeqTrainingArguments, TrainerCallback, WhisperForConditionalGeneration, set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from registry.files import fsync_tree, write_atomically
@@ -56,6 +56,7 @@ def fine_tune(
     *,
     replay: Sequence[Utterance] = (),
     lessons: Lessons | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> FineTuned:
     """Fine-tune `base` and write the checkpoint to `run / "checkpoint"`; an interrupted run is resumed.
 
@@ -70,6 +71,7 @@ def fine_tune(
         run: folder for checkpoints, TensorBoard logs (`logs/`) and the result.
         replay: general speech to rehearse, as much of it as the config says.
         lessons: what a teacher says in each of `train`, to learn that instead of the texts alone.
+        callbacks: told of each step, as transformers tells them.
 
     Raises:
         SaveError: the disk is full, or fails; the last whole checkpoint is kept.
@@ -129,7 +131,7 @@ def fine_tune(
         train_dataset=windows,
         eval_dataset=Utterances(by_length, audio_root, tokenizer, margin=config.serving_margin),
         data_collator=collator if lessons is None else TaughtCollator(collator),
-        callbacks=[*_curves(run / "logs", 0 if resume is None else resume.seal.step), selection],
+        callbacks=[*_curves(run / "logs", 0 if resume is None else resume.seal.step), selection, *callbacks],
         compute_metrics=make_compute_metrics(tokenizer, evaluate.load(str(METRIC)), len(dev)),
     )
     trainer.train(resume)
