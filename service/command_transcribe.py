@@ -44,8 +44,18 @@ def transcribe(
         typer.Option("--output-dir", "-o", help="Where transcripts go; - is standard output. (beside each file)"),
     ] = None,
     language: Annotated[str | None, typer.Option(help="A code: it, en-GB. (detected, file by file)")] = None,
+    languages: Annotated[
+        list[str] | None, typer.Option(help="Detect one of these only; once for each. (all that the model knows)")
+    ] = None,
     task: Annotated[str, typer.Option(help="transcribe, or translate into English.")] = "transcribe",
     prompt: Annotated[str | None, typer.Option(help="What was said before: its spelling is imitated.")] = None,
+    keywords: Annotated[
+        list[str] | None, typer.Option(help="A word whose spelling is imitated; once for each.")
+    ] = None,
+    temperature: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Above 0: sampled, once. (0: greedily, and less so for doubtful parts)"),
+    ] = 0.0,
     beam_size: Annotated[int, typer.Option(min=1, max=10, help="Hypotheses that are followed; 1: greedily.")] = 1,
     vad: Annotated[
         bool | None, typer.Option("--vad/--no-vad", help="Leave out what is no speech by Silero's detector. (--vad)")
@@ -71,6 +81,7 @@ def transcribe(
     wanted = _check_formats(formats or ["text"])
     _check_choice("task", task, TASKS)
     _check_choice("guard", guard, GUARDS)
+    _check_contradictions(language, languages, temperature, beam_size)
 
     from service import files as on_disk
     from speech.subtitles import Layout
@@ -93,19 +104,22 @@ def transcribe(
     if to_do:
         loaded = load(settings)
         from service.offline import transcripts
-        from speech.transcribe import Options
+        from speech.transcribe import Options, said_before
 
         tokenizer = loaded.engine.tokenizer
         try:
             code = None if language is None else tokenizer.language_code(language)
+            among = tuple(dict.fromkeys(map(tokenizer.language_code, languages or ())))
         except ValueError as error:
             raise stop(str(error)) from error
         options = Options(
             language=code,
+            languages=among,
             task=cast("Task", task),
-            prompt=tuple(tokenizer.encode(prompt)) if prompt else (),
+            prompt=tuple(tokenizer.encode(said_before(keywords or [], prompt))),
             word_timestamps=not TIMED.isdisjoint(wanted),
             beam_size=beam_size,
+            temperature=temperature,
             vad=settings.vad if vad is None else vad,
             guard=cast("Guard", guard),
         )
@@ -129,6 +143,15 @@ def transcribe(
 def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise stop(f"--{option} is {', '.join(choices[:-1])} or {choices[-1]}, not {value}")
+
+
+def _check_contradictions(
+    language: str | None, languages: list[str] | None, temperature: float, beam_size: int
+) -> None:
+    if language and languages:
+        raise stop("give either --language or --languages")
+    if temperature > 0 and beam_size > 1:
+        raise stop("--beam-size has no effect on what is sampled, at a --temperature above 0")
 
 
 def _check_formats(asked: list[str]) -> list[str]:

@@ -20,7 +20,7 @@ from speech.guard import Guard
 from speech.subtitles import DEFAULT as LAYOUT
 from speech.subtitles import Layout
 from speech.tokens import Task, UnknownLanguageError
-from speech.transcribe import Options
+from speech.transcribe import Options, said_before
 
 ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt", "tsv"]
 DIARIZED = "diarized_json"
@@ -374,8 +374,5 @@ def _codes(model: Loaded, languages: list[str], param: str) -> list[str]:
         raise ApiError(400, "unknown_language", str(error), param) from error
 
 
-def _prompt(form: TranslationForm) -> str | None:
-    """Return what the decoder is told was said before: keywords first, as the prompt's end counts most."""
-    keywords = form.keywords if isinstance(form, TranscriptionForm) else []
-    parts = [", ".join(keywords), form.prompt or ""]
-    return " ".join(part for part in parts if part) or None
+def _prompt(form: TranslationForm) -> str:
+    return said_before(form.keywords if isinstance(form, TranscriptionForm) else [], form.prompt)

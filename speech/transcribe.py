@@ -50,6 +50,11 @@ class Options:
     guard: Guard = "redecode"
 
 
+def said_before(keywords: Sequence[str], prompt: str | None) -> str:
+    """Return what the decoder is told was said before: keywords first, as the prompt's end counts most."""
+    return " ".join(part for part in (", ".join(keywords), prompt) if part)
+
+
 @dataclass(frozen=True)
 class Segment:
     """A stretch of the transcript, in openai/whisper's names; times in seconds.

@@ -196,6 +196,12 @@ def test_standard_output_holds_one_transcript(run, arguments, wav):
         (("-f", "ass"), "--format is text, json, srt, vtt, tsv, verbose_json or all, not ass"),
         (("--task", "sing"), "--task is transcribe or translate, not sing"),
         (("--language", "tlh"), "Unknown language 'tlh'. This model knows: en, it, ru."),
+        (("--languages", "tlh"), "Unknown language 'tlh'. This model knows: en, it, ru."),
+        (("--language", "it", "--languages", "ru"), "give either --language or --languages"),
+        (
+            ("--temperature", "0.5", "--beam-size", "2"),
+            "--beam-size has no effect on what is sampled, at a --temperature above 0",
+        ),
         (("--device", "tpu"), "device (WHISPERLOOP_DEVICE): Input should be 'auto', 'cpu' or 'cuda'"),
     ],
 )
@@ -203,6 +209,18 @@ def test_wrong_options_are_one_line(run, arguments, said):
     """What it is, and what it could be."""
     result = run("a.wav", *arguments)
     assert (result.exit_code, result.stderr) == (1, f"error: {said}\n")
+
+
+def test_the_options_of_decoding_reach_the_engine(run, engine):
+    """Languages to choose from, temperature, keywords and prompt are those of the HTTP endpoints."""
+    engine.tokenizer.encode = lambda text: [ord(letter) for letter in text]  # this one's vocabulary has no words
+    asked = ("--languages", "ru", "--languages", "it-IT", "--temperature", "0.4")
+    result = run("a.wav", *asked, "--keywords", "Foo", "--keywords", "Bar", "--prompt", "baz")
+    assert result.exit_code == 0, result.output
+    (window,) = engine.batches[-1]
+    assert window.languages == ("ru", "it")
+    assert window.options.temperature == 0.4
+    assert "".join(map(chr, window.prompt)) == "Foo, Bar baz"
 
 
 def test_a_model_that_is_not_there_is_one_line(tmp_path, monkeypatch):
