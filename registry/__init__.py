@@ -16,10 +16,12 @@ from registry.errors import (
     RegistryError,
 )
 from registry.hub import Snapshot, download_snapshot
+from registry.hub_writing import PushError
 from registry.log import Change, LogEntry
 from registry.manifest import FileEntry, Manifest, content_digest, describe, hash_file
 from registry.names import ALIASES, HubReference, Reference, parse_reference
-from registry.push import Pushed, PushError, files_to_push, push_version
+from registry.push import Pushed, files_to_push, push_version
+from registry.push_space import PushedSpace, holds_version, push_space
 from registry.store import Registry, Stamp
 from registry.version import Version
 
@@ -40,6 +42,7 @@ __all__ = [
     "PublishError",
     "PushError",
     "Pushed",
+    "PushedSpace",
     "Reference",
     "Registry",
     "RegistryError",
@@ -51,6 +54,8 @@ __all__ = [
     "download_snapshot",
     "files_to_push",
     "hash_file",
+    "holds_version",
     "parse_reference",
+    "push_space",
     "push_version",
 ]

@@ -5,19 +5,18 @@ compare-and-swap: the Hub takes a commit only onto the parent that it was made f
 see as it was, or whole: running the same push again goes on from there. It decides nothing of what is worth pushing.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from registry.copies import is_public
-from registry.errors import AliasConflictError, RegistryError
+from registry.errors import AliasConflictError
 from registry.files import Progress
+from registry.hub_writing import PushError, doing, writing_api
 from registry.manifest import MANIFEST
 from registry.names import HubReference, check_alias
 from registry.version import Version, verify_version
 
 if TYPE_CHECKING:
-    from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.hf_api import RepoFile
 
 HYPOTHESES = "hyps/"
@@ -29,10 +28,6 @@ ATTEMPTS = 3
 
 MAIN = "main"
 GIT_ATTRIBUTES = ".gitattributes"  # the Hub's own, of every repository
-
-
-class PushError(RegistryError):
-    """The Hub did not take the version, or not all of it; the message says what is there now."""
 
 
 class Pushed(NamedTuple):
@@ -108,14 +103,7 @@ def push_version(
 
 class _Push:
     def __init__(self, version: Version, repo: str, files: Sequence[str]) -> None:
-        from huggingface_hub import HfApi, get_token
-
-        token = get_token()
-        if token is None:
-            raise PushError(
-                f"no token to push to {repo} with: set HF_TOKEN, or run `hf auth login`; it needs write access"
-            )
-        self._version, self._repo, self._api = version, repo, HfApi(token=token)
+        self._version, self._repo, self._api = version, repo, writing_api(repo)
         self._files = {MANIFEST: version.manifest_sha256()} | {
             file: version.manifest.files[file].sha256 for file in files
         }
@@ -123,7 +111,7 @@ class _Push:
     def run(self, *, public: bool, aliases: Sequence[str]) -> Pushed:
         version, repo = self._version, self._repo
         nothing = f"nothing of {version.ref} is visible in {repo}; run the same command again, it goes on"
-        with self._doing("making the repository", nothing):
+        with doing(repo, "making the repository", nothing):
             self._api.create_repo(repo, private=not public, exist_ok=True)
             is_private = bool(self._api.repo_info(repo).private)
             if not is_private and not public:
@@ -133,17 +121,17 @@ class _Push:
         commit = {tag.name: tag.target_commit for tag in refs.tags}.get(version.id)
         is_new = commit is None
         if commit is None:
-            with self._doing("committing", f"unless all of it arrived, {nothing}"):
+            with doing(repo, "committing", f"unless all of it arrived, {nothing}"):
                 commit = self._commit_to_main(heads.get(MAIN))
             untagged = f"{version.ref} is in {repo} as commit {commit}, without its tag: run the same command again"
-            with self._doing("tagging", untagged):
+            with doing(repo, "tagging", untagged):
                 self._tag(commit)
-        with self._doing("checking what was pushed", f"{repo} has the tag {version.id}; run the same command again"):
+        with doing(repo, "checking what was pushed", f"{repo} has the tag {version.id}; run the same command again"):
             self._check(commit)
         moved = []
         for alias in aliases:
             there = f"{version.ref} is in {repo}; only the branch {alias} may not be moved yet"
-            with self._doing(f"moving the branch {alias}", f"{there}: run the same command again"):
+            with doing(repo, f"moving the branch {alias}", f"{there}: run the same command again"):
                 if self._move(alias, heads.get(alias), commit):
                     moved.append(alias)
         return Pushed(commit, is_new, is_private, tuple(moved))
@@ -256,35 +244,3 @@ class _Push:
 
         entries = self._api.list_repo_tree(self._repo, recursive=True, revision=revision)
         return {entry.path: entry for entry in entries if isinstance(entry, RepoFile) and entry.path != GIT_ATTRIBUTES}
-
-    @contextmanager
-    def _doing(self, what: str, state: str) -> Iterator[None]:
-        """Turn what the Hub's client raises into one line: what failed, why, and what is there now."""
-        import httpx2
-        from huggingface_hub.errors import HfHubHTTPError
-
-        try:
-            yield
-        except RegistryError:
-            raise
-        except HfHubHTTPError as error:
-            raise PushError(f"{what} in {self._repo}: {self._explain(error)}; {state}") from error
-        except (httpx2.HTTPError, OSError, RuntimeError, ValueError) as error:
-            raise PushError(f"{what} in {self._repo}: {_innermost(error)}; {state}") from error
-
-    def _explain(self, error: "HfHubHTTPError") -> str:
-        match error.response.status_code:
-            case 401:
-                return "the Hub does not know the token: set HF_TOKEN to a valid one, or run `hf auth login` again"
-            case 403 | 404:
-                return "the token may not write there: it needs write access to the repository or its organisation"
-            case 429:
-                return "the Hub asks to wait: too many requests"
-        return _innermost(error)
-
-
-def _innermost(error: BaseException) -> str:
-    """Return the first line of what began it: the client wraps what went wrong in what it was doing."""
-    while (cause := error.__cause__) is not None and str(cause).strip():
-        error = cause
-    return (str(error).strip() or type(error).__name__).split("\n")[0]

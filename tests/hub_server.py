@@ -202,6 +202,10 @@ class _Handler(BaseHTTPRequestHandler):
     def create(self):
         asked = json.loads(self._body())
         name = f"{asked['organization']}/{asked['name']}"
+        if asked.get("type") == "space":
+            if not asked.get("sdk"):
+                return self._error(400, "", "a Space needs an sdk")
+            name = f"spaces/{name}"
         if self._who() not in {TOKEN, READER}:
             return self._error(401, "", "Invalid username or password.")
         if self._who() == READER:
@@ -358,6 +362,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 NAME = r"([^/]+/[^/]+)"
+SPACE = r"(spaces/[^/]+/[^/]+)"
 ROUTES = (
     (("GET",), "/api/whoami-v2", _Handler.whoami),
     (("POST",), "/api/repos/create", _Handler.create),
@@ -373,6 +378,11 @@ ROUTES = (
     (("PUT",), "/storage/([0-9a-f]{64})", _Handler.store),
     (("POST",), f"/api/models/{NAME}/commit/([^/]+)", _Handler.commit),
     (("GET", "HEAD"), f"/{NAME}/resolve/([^/]+)/(.+)", _Handler.resolve),
+    # A Space is kept as spaces/org/name.
+    (("GET",), f"/api/{SPACE}", _Handler.info),
+    (("GET",), f"/api/{SPACE}/revision/([^/]+)", _Handler.info),
+    (("POST",), f"/api/{SPACE}/preupload/([^/]+)", _Handler.preupload),
+    (("POST",), f"/api/{SPACE}/commit/([^/]+)", _Handler.commit),
 )
 
 

@@ -32,6 +32,7 @@ from training.command_line import (
 from training.command_lint import lint_command
 from training.command_push import push
 from training.command_retrain import retrain_command, schedule_command
+from training.command_space import space_command
 from training.command_status import status_command
 from training.config import ConfigError
 from training.data.manifest import ManifestError
@@ -112,6 +113,7 @@ app.command("elasticize")(elasticize_command)
 app.command("evaluate")(evaluate_command)
 app.command("gate")(gate_command)
 app.command("retrain")(retrain_command)
+app.command("space")(space_command)
 app.command("schedule", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(schedule_command)
 
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
@@ -71,3 +72,56 @@ def test_the_service_serves_what_was_pushed(pushed, base, italian, free_port, tm
         assert "seguito dal tasto" in answer["text"]
         about = httpx.get(f"{address}/version").json()["model"]
     assert about["manifest_sha256"] == base.manifest_sha256()
+
+
+SPACE_CLIENT = """
+import sys
+from gradio_client import Client, handle_file
+client = Client(sys.argv[1], verbose=False)
+print(client.predict(handle_file(sys.argv[2]), "it", "transcribe", api_name="/transcribe"))
+"""
+
+
+@pytest.mark.full
+def test_a_space_runs_the_version_that_was_pushed(pushed, hub, registry, base, italian, free_port, tmp_path):
+    """The files that `training space` writes are an application that hears a clip, with the model from the Hub."""
+    folder = tmp_path / "space"
+    command = [sys.executable, "-m", "training", "space", base.ref, "--model", REPO, "--push", "org/demo"]
+    command += ["--into", str(folder), "--registry", str(registry.root)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert pushed.endswith(base.id)
+    assert "app.py" in hub.repos["spaces/org/demo"].commits[hub.repos["spaces/org/demo"].find("main")]
+    port = free_port()
+    environment = {**os.environ, "GRADIO_SERVER_PORT": str(port), "GRADIO_ANALYTICS_ENABLED": "False"}
+    with (tmp_path / "app.log").open("w") as log:
+        # Anywhere but here: a Space has nothing of this project.
+        process = subprocess.Popen(
+            [sys.executable, "app.py"], cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
+        try:
+            address = f"http://127.0.0.1:{port}"
+            deadline = time.monotonic() + 180
+            while not answers(address):
+                assert process.poll() is None, (tmp_path / "app.log").read_text()
+                assert time.monotonic() < deadline, (tmp_path / "app.log").read_text()
+                time.sleep(0.5)
+            clip = next(u for u in italian if u.id.endswith("/agent-alreadyon"))
+            asked = subprocess.run(
+                [sys.executable, "-c", SPACE_CLIENT, address, str(clip.audio.path)],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+    assert "seguito dal tasto" in asked.stdout, asked.stderr + (tmp_path / "app.log").read_text()
+
+
+def answers(address):
+    """Say whether a server is there."""
+    try:
+        return httpx.get(address, timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False

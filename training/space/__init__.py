@@ -1,0 +1,1 @@
+"""A Hugging Face Space for a version: its files, and the application among them."""
