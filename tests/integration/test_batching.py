@@ -7,7 +7,7 @@ from speech.context import ElasticContext
 from speech.engine import Window, load_engine
 from training.data.manifest import load_audio
 
-pytestmark = pytest.mark.full
+pytestmark = [pytest.mark.full, pytest.mark.timeout(2400)]
 
 CLIPS = {"en": 300, "it": 200}
 
