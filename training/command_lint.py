@@ -40,7 +40,7 @@ def lint_command(
 ) -> None:
     """Check a data set: errors, leakage, wrong transcripts, style, what it can decide, what training will cost."""
     settings = _settings(folder, language, config, manifest, base)
-    _check_codes(accept or [])
+    check_codes(accept or [])
     # Seconds to import: not for --help, nor for a typing error.
     from speech.tokens import WhisperTokenizer
     from training.lint.cost import estimate, time_steps
@@ -119,7 +119,12 @@ def _settings(
     return make_config("command line", {"sources": [source]}, base=base)
 
 
-def _check_codes(accept: list[str]) -> None:
+def check_codes(accept: list[str]) -> None:
+    """See that each code is that of an error of lint.
+
+    Raises:
+        ConfigError: one is not.
+    """
     from training.lint.codes import CODES
 
     errors = sorted(code for code, rule in CODES.items() if rule.level == "error")

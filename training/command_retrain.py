@@ -1,5 +1,6 @@
 """`python -m training retrain` and `schedule`: the loop by the clock."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +22,7 @@ from training.command_line import (
     interruptible,
     read_settings,
 )
+from training.command_lint import check_codes
 from training.config import TrainingConfig
 from training.devices import follow, rank
 from training.shell import Shell
@@ -42,11 +44,14 @@ def retrain_command(
     max_steps: StepsOption = None,
     minutes: MinutesOption = None,
     min_new_clips: Annotated[
-        int, typer.Option(min=1, help="Training clips that must be new since the last decision.")
-    ] = 1,
+        int, typer.Option(min=0, help="Training clips that must be new since the last decision; 0 for any change.")
+    ] = 0,
     promote: Annotated[
         bool, typer.Option("--promote/--no-promote", help="Move production if the gate lets it through.")
     ] = True,
+    accept: Annotated[
+        list[str] | None, typer.Option(help="Code of an error of lint that is to be a warning; once for each.")
+    ] = None,
     webhook: Annotated[
         str | None, typer.Option(envvar="WHISPERLOOP_RETRAIN_WEBHOOK", help="Address that gets a report by POST.")
     ] = None,
@@ -63,6 +68,7 @@ def retrain_command(
         with interruptible():
             follow()
         return
+    check_codes(accept or [])
     from training.retrain import BusyError, retrain
 
     shell, store = Shell(), Registry(registry)
@@ -71,8 +77,8 @@ def retrain_command(
             report = retrain(
                 settings.name,
                 runs,
-                look=lambda: _look(settings, store, runs, shell),
-                turn=lambda: _turn(settings, store, runs, shell, may_promote=promote),
+                look=lambda: _look(settings, store, runs, shell, accept=accept or ()),
+                turn=lambda: _turn(settings, store, runs, shell, accept=accept or (), may_promote=promote),
                 min_new_clips=min_new_clips,
                 webhook=webhook,
                 say=shell.say,
@@ -116,7 +122,9 @@ _alone = typer.Typer(add_completion=False)
 _alone.command()(retrain_command)
 
 
-def _look(settings: TrainingConfig, store: Registry, runs: Path, shell: Shell) -> tuple[str, set[str]]:
+def _look(
+    settings: TrainingConfig, store: Registry, runs: Path, shell: Shell, *, accept: Sequence[str]
+) -> tuple[str, set[str]]:
     """Read the data; return the key of data, recipe and base, and what identifies each training clip."""
     from speech.tokens import WhisperTokenizer
     from training.prepare import prepare
@@ -125,10 +133,13 @@ def _look(settings: TrainingConfig, store: Registry, runs: Path, shell: Shell) -
     base = resolve_base(settings.base, store, shell.say)
     data = prepare(settings, WhisperTokenizer.from_folder(base.path), runs / "data")
     clips = {f"{u.audio.sha256} {u.audio.offset} {u.text}" for u in data.of("train")}
-    return run_key(settings, base, data), clips
+    # What lint refused is looked at again once more is accepted.
+    return "-".join([run_key(settings, base, data), *sorted(set(accept))]), clips
 
 
-def _turn(settings: TrainingConfig, store: Registry, runs: Path, shell: Shell, *, may_promote: bool) -> "Turn":
+def _turn(
+    settings: TrainingConfig, store: Registry, runs: Path, shell: Shell, *, accept: Sequence[str], may_promote: bool
+) -> "Turn":
     """Lint, train, judge, and promote if that may be."""
     from speech.tokens import WhisperTokenizer
     from training.lint.lint import lint
@@ -140,13 +151,19 @@ def _turn(settings: TrainingConfig, store: Registry, runs: Path, shell: Shell, *
     tokenizer = WhisperTokenizer.from_folder(base.path)
     data = prepare(settings, tokenizer, runs / "data")
     report = lint(
-        data.utterances, data.report.dropped, tokenizer=tokenizer, seed=settings.seed, progress=shell.progress
+        data.utterances,
+        data.report.dropped,
+        tokenizer=tokenizer,
+        accept=accept,
+        seed=settings.seed,
+        progress=shell.progress,
     )
     for error in report.errors:
         shell.say(f"error {error.line}")
     if report.errors:
         codes = ", ".join(sorted({error.code for error in report.errors}))
-        return Turn(result="lint", detail=f"{len(report.errors)} errors in the data ({codes}): python -m training lint")
+        mend = "python -m training lint shows them; --accept CODE lets one pass"
+        return Turn(result="lint", detail=f"{len(report.errors)} errors in the data ({codes}): {mend}")
     return came_to(run(settings, store, runs, say=shell.say, progress=shell.progress, may_promote=may_promote), store)
 
 

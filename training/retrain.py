@@ -71,7 +71,7 @@ def retrain(
     *,
     look: Callable[[], tuple[str, set[str]]],
     turn: Callable[[], Turn],
-    min_new_clips: int = 1,
+    min_new_clips: int = 0,
     webhook: str | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Report:
@@ -82,7 +82,8 @@ def retrain(
         runs: folder of all runs.
         look: reads the data; returns the key of data, recipe and base, and what identifies each training clip.
         turn: trains, judges and promotes.
-        min_new_clips: so many training clips must be new since the last decision.
+        min_new_clips: so many training clips must be new since those that were last learned from; with 0, whatever has
+            changed is worth it: clips that were taken out, the recipe, the base.
         webhook: gets the report of all but "no change", as JSON whose `text` chat services show.
         say: called with one line on what happens.
 
@@ -104,7 +105,7 @@ def retrain(
         )
 
     with only_one(folder):
-        key, made, interrupted = None, None, False
+        key, made, interrupted, known = None, None, False, set[str]()
         try:
             key, clips = look()
             decided, known = _last_decision(folder)
@@ -112,7 +113,7 @@ def retrain(
             if decided is not None and decided.key == key:
                 detail = f"no change since {decided.started_at:%Y-%m-%d %H:%M} UTC ({decided.result}: {decided.detail})"
                 made = report(Turn(result="no_change", detail=detail), key, 0)
-            elif decided is not None and new < min_new_clips:
+            elif known and new < min_new_clips:
                 detail = f"{new} training clips are new, {min_new_clips} are wanted"
                 made = report(Turn(result="too_little", detail=detail), key, new)
             else:
@@ -126,7 +127,9 @@ def retrain(
         finally:
             if made is not None:
                 if made.result in DECIDED:
-                    decision = {"report": made.model_dump(mode="json"), "clips": sorted(clips)}
+                    # What lint refused was not learned from: mended, it is as new as it was.
+                    learned = known if made.result == "lint" else clips
+                    decision = {"report": made.model_dump(mode="json"), "clips": sorted(learned)}
                     _write(folder / "decision.json", json.dumps(decision))
                 _keep(folder, made)
                 if webhook is not None and made.result not in QUIET and not interrupted:

@@ -115,7 +115,19 @@ def test_another_recipe_is_a_change(loop, monkeypatch):
     """Without one new clip."""
     loop()
     monkeypatch.setattr(loop, "look", lambda: ("another key", set(loop.clips)))
-    assert loop(min_new_clips=0).result == "promoted"
+    assert loop().result == "promoted"
+
+
+def test_what_lint_refused_is_new_once_it_is_mended(loop):
+    """Taking the bad clip out leaves clips that nobody learned from yet, however many are wanted."""
+    loop()
+    loop.clips |= {"c", "d", "bad"}
+    loop.comes_to = Turn(result="lint", detail="1 errors")
+    assert loop(min_new_clips=2).result == "lint"
+    loop.clips -= {"bad"}
+    loop.comes_to = PROMOTED
+    report = loop(min_new_clips=2)
+    assert (report.result, report.new_clips) == ("promoted", 2)
 
 
 def test_a_failed_one_is_reported_and_tried_again(loop):

@@ -19,6 +19,7 @@ from training.lint.cost import estimate, parameters, time_steps
 from training.lint.gather import gather
 from training.lint.lint import lint
 from training.lint.report import LintReport
+from training.shell import StepError
 
 ROOT = Path(__file__).parents[4]
 WORDS = ("uno", "due", "tre", "quattro", "cinque", "sei", "sette", "otto", "nove", "dieci", "undici", "dodici")
@@ -254,3 +255,27 @@ def test_the_probe_times_real_steps_and_leaves_nothing(tiny, noise_clips, short_
     seconds = time_steps(short_config(), tmp_path / "base", data, folder, tmp_path / "runs")
     assert 0 < seconds < 60
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_what_lint_refuses_can_be_accepted_by_retraining(folder, tiny_registry, tmp_path, monkeypatch):
+    """Errors end a night's training with their codes, once; with the codes accepted, the same data are trained on."""
+    rows = (folder / "metadata.csv").read_text(encoding="utf-8").splitlines()
+    shutil.copyfile(folder / "0.wav", folder / "11.wav")  # one recording in train and in test
+    splits = ["split", *["train"] * 9, "dev", "test", "test"]
+    table = "\n".join(f"{row},{split}" for row, split in zip(rows, splits, strict=True))
+    (folder / "metadata.csv").write_text(table + "\n", encoding="utf-8")
+
+    def trained(*_args, **_options):
+        raise StepError("it got as far as training")
+
+    monkeypatch.setattr("training.run.run", trained)
+    command = ["retrain", "--folder", str(folder), "--language", "it", "--base", "tiny@production"]
+    command += ["--registry", str(tiny_registry.root), "--runs", str(tmp_path / "runs")]
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code == 3, refused.output
+    codes = re.search(r"errors in the data \(([\w, ]+)\)", refused.output)[1].split(", ")
+    assert CliRunner().invoke(app, command).exit_code == 0  # no change
+    accepted = CliRunner().invoke(app, [*command, *(part for code in codes for part in ("--accept", code))])
+    assert str(accepted.exception) == "it got as far as training"
+    wrong = CliRunner().invoke(app, [*command, "--accept", "typo"])
+    assert "--accept typo: there is no such error" in str(wrong.exception)
