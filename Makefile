@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: help setup demo serve lint format conformance test test-unit test-integration test-full test-gpu bench requirements clean
+.PHONY: help setup demo loop-demo serve lint format conformance test test-unit test-integration test-full test-gpu bench requirements clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -20,6 +20,9 @@ $(READY): requirements.txt pyproject.toml
 
 demo: $(READY) ## Run the whole loop on real speech and serve the result.
 	$(BIN)/python -m training demo
+
+loop-demo: $(READY) ## Correct a running service, retrain on the corrections, and see it answer better.
+	$(BIN)/python -m training loop-demo
 
 serve: $(READY) ## Serve the production version at http://127.0.0.1:8000.
 	$(BIN)/python -m service

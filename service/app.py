@@ -14,7 +14,7 @@ from fastapi import Depends, FastAPI
 from fastapi.security import HTTPBearer
 from starlette.middleware.cors import CORSMiddleware
 
-from service import decoder, openai_api, routes
+from service import decoder, feedback, openai_api, routes
 from service.authorise import Authorise
 from service.errors import ApiError, add_exception_handlers
 from service.jobs import api as jobs
@@ -70,6 +70,8 @@ def create_app(settings: Settings | None = None, *, load: Load | None = None) ->
         def then() -> None:
             """Start what the first request needs, and would have kept the model waiting."""
             decoder.start()
+            if settings.corrections:
+                tasks.append(asyncio.create_task(asyncio.to_thread(feedback.prepare, app), name="corrections"))
             if settings.database:
                 tasks.append(asyncio.create_task(_do_jobs(app, settings), name="job runner"))
 
@@ -80,6 +82,8 @@ def create_app(settings: Settings | None = None, *, load: Load | None = None) ->
         await asyncio.gather(*tasks, return_exceptions=True)
         await app.state.models.close()
         await asyncio.to_thread(decoder.close_idle)
+        if app.state.corrections is not None:
+            app.state.corrections.close()
         if app.state.telemetry is not None:
             await asyncio.to_thread(app.state.telemetry.close)
 
@@ -95,6 +99,7 @@ def create_app(settings: Settings | None = None, *, load: Load | None = None) ->
         dependencies=[] if settings.keys is None else [Depends(BEARER)],
     )
     app.state.settings = settings
+    app.state.corrections = None  # until they are asked for
     app.state.draining = False  # `service.server` knows
     app.state.metrics = Metrics()
     app.state.models = Models(settings, load or load_model, app.state.metrics)
@@ -120,6 +125,7 @@ def create_app(settings: Settings | None = None, *, load: Load | None = None) ->
     app.include_router(routes.router, tags=["Whisperloop"])
     app.include_router(openai_api.router, tags=["OpenAI's API"])
     app.include_router(jobs.router)
+    app.include_router(feedback.router)
     return app
 
 

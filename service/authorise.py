@@ -43,6 +43,7 @@ class Authorise:
             return
         facts = scope["state"]["facts"]
         facts["key"] = key.name
+        scope["state"]["is_admin"] = key.admin
         verdict = self._limits.enter(
             key.name, key.requests_per_minute, key.audio_seconds_per_day, sends=scope["method"] == "POST"
         )

@@ -25,10 +25,17 @@ def add(
     file: File,
     requests_per_minute: Annotated[int | None, typer.Option(help="Refuse more (429); without: no limit.")] = None,
     audio_seconds_per_day: Annotated[float | None, typer.Option(help="Refuse more (429); without: no limit.")] = None,
+    admin: Annotated[bool, typer.Option("--admin", help="Let it see and delete others' corrections, too.")] = False,
 ) -> None:
     """Make a key and print it, this once: only its hash is kept."""
     try:
-        key = add_key(file, name, requests_per_minute=requests_per_minute, audio_seconds_per_day=audio_seconds_per_day)
+        key = add_key(
+            file,
+            name,
+            requests_per_minute=requests_per_minute,
+            audio_seconds_per_day=audio_seconds_per_day,
+            admin=admin,
+        )
     except KeysError as error:
         raise _stop(error) from error
     typer.echo(key)
@@ -45,10 +52,15 @@ def list_keys(file: File) -> None:
         found = read_keys(file)
     except KeysError as error:
         raise _stop(error) from error
-    table = Table("name", "created", "requests a minute", "audio seconds a day")
+    table = Table("name", "created", "requests a minute", "audio seconds a day", "admin")
     for key in found:
         limits = (key.requests_per_minute, key.audio_seconds_per_day)
-        table.add_row(key.name, f"{key.created:%Y-%m-%d}", *("" if one is None else f"{one:,}" for one in limits))
+        table.add_row(
+            key.name,
+            f"{key.created:%Y-%m-%d}",
+            *("" if one is None else f"{one:,}" for one in limits),
+            "yes" if key.admin else "",
+        )
     Console().print(table)
 
 

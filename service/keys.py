@@ -38,6 +38,8 @@ class Key(BaseModel):
     created: datetime
     requests_per_minute: int | None = Field(default=None, gt=0)
     audio_seconds_per_day: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    admin: bool = False
+    """Whether it may see and do what concerns others: their corrections, and which version answers."""
 
 
 def read_keys(path: Path) -> tuple[Key, ...]:
@@ -76,7 +78,12 @@ def _how_to_add(path: Path) -> str:
 
 
 def add_key(
-    path: Path, name: str, *, requests_per_minute: int | None = None, audio_seconds_per_day: float | None = None
+    path: Path,
+    name: str,
+    *,
+    requests_per_minute: int | None = None,
+    audio_seconds_per_day: float | None = None,
+    admin: bool = False,
 ) -> str:
     """Make a key and return it: this is the only time that anybody sees it.
 
@@ -85,6 +92,7 @@ def add_key(
         name: of whom it is for; shown in logs and metrics.
         requests_per_minute: None for as many as come.
         audio_seconds_per_day: None for as many as come.
+        admin: whether it may see and do what concerns others.
 
     Raises:
         KeysError: the name is taken or none, a limit is none, or the file is not one of keys.
@@ -97,6 +105,7 @@ def add_key(
             created=datetime.now(UTC).replace(microsecond=0),
             requests_per_minute=requests_per_minute,
             audio_seconds_per_day=audio_seconds_per_day,
+            admin=admin,
         )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
@@ -149,7 +158,7 @@ def _write(path: Path, keys: Sequence[Key]) -> None:
                 before = path.stat()
                 with suppress(PermissionError):
                     os.fchown(file.fileno(), before.st_uid, before.st_gid)
-            file.writelines(key.model_dump_json(exclude_none=True) + "\n" for key in keys)
+            file.writelines(key.model_dump_json(exclude_none=True, exclude_defaults=True) + "\n" for key in keys)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -86,6 +86,10 @@ class Settings(BaseSettings):
         default="sqlite:///runs/service.db",
         description="Where jobs are kept until they are done and fetched (SQLAlchemy's URL); empty: no jobs.",
     )
+    corrections: str = Field(
+        default="",
+        description="Where corrections are kept to be learned from (sqlite:///file, postgresql://…); empty: nowhere.",
+    )
     job_ttl_hours: float = Field(default=24, gt=0, description="Hours that a job's result is kept.")
     max_jobs: int = Field(default=100, gt=0, description="Jobs that are not done, at most; beyond, 503.")
     max_job_bytes: int = Field(
@@ -126,6 +130,18 @@ class Settings(BaseSettings):
                 raise ValueError(f"not a database: {error}; for example sqlite:///runs/service.db") from error
             if parsed.get_backend_name() == "sqlite" and parsed.database in {None, "", ":memory:"}:
                 raise ValueError("name a file, as in sqlite:///runs/service.db: jobs are to survive a restart")
+        return url
+
+    @field_validator("corrections")
+    @classmethod
+    def _keeps_corrections(cls, url: str) -> str:
+        if url:
+            from corrections import CorrectionsError, CorrectionStore
+
+            try:
+                CorrectionStore(url).close()
+            except CorrectionsError as error:
+                raise ValueError(str(error)) from error
         return url
 
     @field_validator("webhook_hosts")

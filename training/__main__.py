@@ -108,6 +108,19 @@ def demo_command(
         demo(registry, runs, port, Shell())
 
 
+@app.command("loop-demo")
+def loop_demo_command(
+    registry: RegistryOption = REGISTRY,
+    runs: RunsOption = RUNS,
+    port: Annotated[int, typer.Option(help="Of the service that is corrected.")] = 8000,
+) -> None:
+    """Close the loop on real speech: a service is corrected, learns from it, and answers better."""
+    from training.loop_demo import loop_demo
+
+    with interruptible():
+        loop_demo(registry, runs, port, Shell())
+
+
 app.command("lint")(lint_command)
 app.command("elasticize")(elasticize_command)
 app.command("evaluate")(evaluate_command)

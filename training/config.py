@@ -209,6 +209,8 @@ class TrainingConfig(Section):
                 f"average_checkpoints ({self.average_checkpoints}) is more than the {evaluations} evaluations of "
                 f"max_steps ({self.max_steps}) at eval_steps ({self.eval_steps})"
             )
+        if any(source.kind == "corrections" for source in self.guards):
+            yield "guards names corrections: they are what the model gets wrong, and judge nothing; learn from them"
         if self.alphas == ():
             yield "alphas is empty: name at least one (1.0 for the fine-tuned weights as they are)"
         if self.augment.noise_folder is not None and not (self.augment.noise_share or self.no_speech_share):

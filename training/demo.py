@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -46,13 +46,13 @@ def demo(registry_root: Path, runs: Path, port: int, shell: Shell) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     source = fetch_base(folder, shell)
     command = ["registry", "import", str(source), "--name", "whisper-base", "--alias", "candidate"]
-    _python(*command, "--registry", str(registry_root))
+    run_module(*command, "--registry", str(registry_root))
     outcome = run(read_config(CONFIG), Registry(registry_root), runs, say=shell.say, progress=shell.progress)
     if not outcome.promoted and Registry(registry_root).alias("whisper", "production") is None:
         _write_report(folder, outcome, [], time.monotonic() - started)
         raise StepError("the gate refused the candidate, so there is nothing to serve; its reasons are above")
 
-    port = _free_port(port)
+    port = free_port(port)
     with serving(registry_root, port, folder / "service.log") as (process, address):
         clips = _show_clips(outcome.test)
         answers = [post(address, outcome, clip) for clip in clips]
@@ -120,14 +120,19 @@ def fetch_base(folder: Path, shell: Shell) -> Path:
 
 @contextmanager
 def serving(
-    registry_root: Path, port: int, log: Path, *, model: str = "whisper@production"
+    registry_root: Path,
+    port: int,
+    log: Path,
+    *,
+    model: str = "whisper@production",
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
     """Run `python -m service`, wait until it is ready, yield process and address, and stop it at the end."""
     address = f"http://127.0.0.1:{port}"
-    environment = {**os.environ, "WHISPERLOOP_REGISTRY": str(registry_root), "WHISPERLOOP_MODEL": model}
+    settings = {"WHISPERLOOP_REGISTRY": str(registry_root), "WHISPERLOOP_MODEL": model, **(environment or {})}
     with log.open("wb") as output:
         command = [sys.executable, "-m", "service", "--port", str(port)]
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, env={**os.environ, **settings}, stdout=output, stderr=subprocess.STDOUT)
         try:
             wait_until_ready(process, address, log)
             with suppress(KeyboardInterrupt):
@@ -165,13 +170,19 @@ def wait_until_ready(process: "subprocess.Popen[bytes]", address: str, log: Path
     raise StepError(f"the service was not ready after {READY_TIMEOUT_S:.0f} s; see {log}")
 
 
-def _python(*arguments: str) -> None:
+def run_module(*arguments: str) -> None:
+    """Run `python -m` with these arguments, as a user would.
+
+    Raises:
+        StepError: it failed, and said why.
+    """
     done = subprocess.run([sys.executable, "-m", *arguments], check=False)
     if done.returncode != 0:
         raise StepError(f"python -m {' '.join(arguments)} failed; its message is above")
 
 
-def _free_port(wanted: int) -> int:
+def free_port(wanted: int) -> int:
+    """Return the first free port from `wanted` on, of twenty."""
     for port in range(wanted, wanted + 20):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -16,6 +16,7 @@ from training.data.sources.common_voice import read_common_voice
 from training.data.sources.config import (
     AsteriskSource,
     CommonVoiceSource,
+    CorrectionsSource,
     FolderSource,
     HubSource,
     KaldiSource,
@@ -23,6 +24,8 @@ from training.data.sources.config import (
     Source,
     SubtitlesSource,
 )
+from training.data.sources.corrections import NAME as CORRECTIONS
+from training.data.sources.corrections import read_corrections
 from training.data.sources.folder import read_folder
 from training.data.sources.hub import read_hub
 from training.data.sources.kaldi import read_kaldi
@@ -84,6 +87,7 @@ def prepare(config: TrainingConfig, tokenizer: WhisperTokenizer, cache: Path) ->
             seed=config.seed,
             test_per_language=config.test_clips or min(MAX_TEST_CLIPS, max(1, fewest // TEST_SHARE)),
             dev_per_language=config.dev_clips or min(MAX_DEV_CLIPS, max(1, fewest // DEV_SHARE)),
+            never_test={utterance.id for utterance in utterances if utterance.source == CORRECTIONS},
         )
     except ValueError as error:
         raise ConfigError(f"cannot split the data: {error}; test_clips and dev_clips set the sizes") from error
@@ -151,5 +155,7 @@ def _read(
             yield read_nemo(source, cache / "clips", count_tokens=count_tokens)
         case KaldiSource():
             yield read_kaldi(source, cache / "clips", count_tokens=count_tokens)
+        case CorrectionsSource():
+            yield read_corrections(source, cache / "corrections", count_tokens=count_tokens)
         case SubtitlesSource():
             yield read_subtitles(source, cache / "clips", count_tokens=count_tokens)

@@ -9,11 +9,11 @@ import os
 from collections.abc import Collection
 from pathlib import Path, PurePath
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 
-from speech.audio import SAMPLE_RATE, AudioError, stream_audio
+from speech.audio import AudioError, stream_audio
+from speech.flac import encode_flac, quantize
 
 Span = tuple[int, int]
 """From the one sample at 16 kHz to the other, which is not in it."""
@@ -33,11 +33,11 @@ def keep_bytes(encoded: bytes, name: str | None, folder: Path) -> Path:
 
 def keep_samples(samples: NDArray[np.float32], rate: int, folder: Path) -> Path:
     """Write samples in [-1, 1], shape (n_samples,), as 16-bit FLAC, and return where."""
-    quantised = _quantise(samples)
+    quantised = quantize(samples)
     digest = hashlib.sha256(f"{rate}:".encode() + quantised.tobytes()).hexdigest()
     path = folder / digest[:2] / f"{digest}.flac"
     if not path.is_file():
-        _write_flac(path, quantised, rate)
+        _write(path, encode_flac(quantised, rate))
     return path
 
 
@@ -68,30 +68,15 @@ def cut(recording: Path, spans: Collection[Span], folder: Path) -> tuple[dict[Sp
             for span, blocks in list(parts.items()):
                 blocks.append(block[max(0, span[0] - position) : span[1] - position])
                 if span[1] <= after:
-                    _write_flac(paths[span], _quantise(np.concatenate(parts.pop(span))), SAMPLE_RATE)
+                    _write(paths[span], encode_flac(quantize(np.concatenate(parts.pop(span)))))
             position = after
             if not waiting and not parts:
                 break
         for span, blocks in parts.items():
-            _write_flac(paths[span], _quantise(np.concatenate(blocks)), SAMPLE_RATE)
+            _write(paths[span], encode_flac(quantize(np.concatenate(blocks))))
     except AudioError as error:
         fault = error
     return {span: path for span, path in paths.items() if path.is_file()}, fault
-
-
-def _quantise(samples: NDArray[np.float32]) -> NDArray[np.int16]:
-    return np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
-
-
-def _write_flac(path: Path, samples: NDArray[np.int16], rate: int) -> None:
-    partial = _partial(path)
-    with av.open(str(partial), "w", format="flac") as container:
-        stream = container.add_stream("flac", rate=rate, layout="mono", format="s16")
-        frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="s16", layout="mono")
-        frame.sample_rate = rate
-        for packet in [*stream.encode(frame), *stream.encode(None)]:
-            container.mux(packet)
-    partial.replace(path)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -6,7 +6,7 @@ should come with splits of its own.
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sized
 
 from speech.text import normalize
 from training.data.manifest import SplitName, Utterance
@@ -17,7 +17,12 @@ PRECEDENCE: tuple[SplitName, ...] = ("test", "dev", "train")
 
 
 def split(
-    utterances: Iterable[Utterance], *, seed: int, test_per_language: int, dev_per_language: int
+    utterances: Iterable[Utterance],
+    *,
+    seed: int,
+    test_per_language: int,
+    dev_per_language: int,
+    never_test: Collection[str] = (),
 ) -> tuple[list[Utterance], list[Dropped]]:
     """Give every utterance a split; all clips of one sentence, by its words or its `sentence_id`, share theirs.
 
@@ -31,6 +36,7 @@ def split(
         seed: another seed, another draw.
         test_per_language: clips to draw for test, exactly.
         dev_per_language: clips to draw for dev, exactly.
+        never_test: ids of clips that no test set is drawn from, nor from others of their sentences.
 
     Returns:
         The utterances, by language and id, and those whose sentence sits in a given test or dev
@@ -46,14 +52,14 @@ def split(
     kept: list[Utterance] = []
     dropped: list[Dropped] = []
     for language, spoken in sorted(by_language.items()):
-        kept_here, dropped_here = _split_language(language, spoken, seed, counts)
+        kept_here, dropped_here = _split_language(language, spoken, seed, counts, frozenset(never_test))
         kept += kept_here
         dropped += dropped_here
     return kept, dropped
 
 
 def _split_language(
-    language: str, utterances: list[Utterance], seed: int, counts: dict[SplitName, int]
+    language: str, utterances: list[Utterance], seed: int, counts: dict[SplitName, int], never_test: frozenset[str]
 ) -> tuple[list[Utterance], list[Dropped]]:
     sentence_of = _sentences(utterances)
     sentences: defaultdict[str, list[Utterance]] = defaultdict(list)
@@ -77,17 +83,24 @@ def _split_language(
     if n_free < sum(wanted.values()):
         needed = " and ".join(f"{count} for {name}" for name, count in wanted.items())
         raise ValueError(f"{language}: {n_free} clips are there to draw from, needed are {needed}")
+    closed = {sentence for sentence in free if any(clip.id in never_test for clip in sentences[sentence])}
     for name, count in wanted.items():
-        missing = count
-        for sentence in free:
-            if sentence not in split_of and len(sentences[sentence]) <= missing:
-                split_of[sentence] = name
-                missing -= len(sentences[sentence])
+        drawn = _draw(
+            [one for one in free if one not in split_of], sentences, count, closed if name == "test" else set()
+        )
+        missing = count - sum(len(sentences[sentence]) for sentence in drawn)
+        if missing and name == "test" and closed:
+            raise ValueError(
+                f"{language}: {count} clips are needed for test, and {count - missing} are there that are no "
+                "corrections, which are never for test, being what the model gets wrong: bring a test set, as a "
+                'source with use = "test"'
+            )
         if missing:
             raise ValueError(
                 f"{language}: {count} clips are needed for {name}, but whole sentences give "
                 f"{count - missing}; ask for another number"
             )
+        split_of |= dict.fromkeys(drawn, name)
 
     kept: list[Utterance] = []
     dropped: list[Dropped] = []
@@ -107,6 +120,17 @@ def _split_language(
         else:
             kept.append(utterance.model_copy(update={"split": name}))
     return kept, dropped
+
+
+def _draw(free: list[str], sentences: Mapping[str, Sized], count: int, closed: Collection[str]) -> list[str]:
+    """Return the first sentences that are so many clips together, leaving out the closed ones and those too large."""
+    drawn = []
+    for sentence in free:
+        n_clips = len(sentences[sentence])
+        if sentence not in closed and n_clips <= count:
+            drawn.append(sentence)
+            count -= n_clips
+    return drawn
 
 
 def _sentences(utterances: list[Utterance]) -> dict[str, str]:

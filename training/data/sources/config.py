@@ -163,6 +163,19 @@ class SubtitlesSource(AnySource):
     """Make clips without words of the pauses longer than `max_pause_s` in which the voice detector hears nobody."""
 
 
+class CorrectionsSource(AnySource):
+    """What users corrected in the service; never for the test set, for it is what the model gets wrong."""
+
+    kind: Literal["corrections"] = "corrections"
+    url: str | None = None
+    """The database, as the service's `WHISPERLOOP_CORRECTIONS`, which is taken if not said: a password belongs
+    there."""
+    language: str | None = None
+    """Only corrections of this language, by Whisper's code; all if not said."""
+    use: Literal["train", "dev"] | None = None
+    """What the clips are for; the run's own split decides between train and dev if not said."""
+
+
 class AsteriskSource(AnySource):
     """The Asterisk telephone prompts of Debian: real voices, free licences, about 20 minutes a language."""
 
@@ -172,7 +185,14 @@ class AsteriskSource(AnySource):
 
 
 Source = Annotated[
-    FolderSource | HubSource | CommonVoiceSource | NemoSource | KaldiSource | SubtitlesSource | AsteriskSource,
+    FolderSource
+    | HubSource
+    | CommonVoiceSource
+    | NemoSource
+    | KaldiSource
+    | SubtitlesSource
+    | CorrectionsSource
+    | AsteriskSource,
     Field(discriminator="kind"),
 ]
 

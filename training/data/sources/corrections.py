@@ -1,0 +1,69 @@
+"""What users corrected in the service: clips with what was really said, from the database that it keeps them in.
+
+Clips become files of the cache, named by what is in them; those that were deleted from the database leave it at the
+next reading. It never writes the database. What a correction is for is decided by `prepare`: never for the test set.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+
+from corrections import CorrectionsError, CorrectionStore, NewerDatabaseError, Which
+from training.data.checks import CountTokens, Row, admit
+from training.data.clips import keep_bytes
+from training.data.manifest import Utterance
+from training.data.report import Dropped
+from training.data.sources.config import CorrectionsSource
+from training.data.sources.rows import SourceError
+
+ENVIRONMENT = "WHISPERLOOP_CORRECTIONS"
+NAME = "corrections"
+"""The utterances' `source`: the database's address is nobody's business."""
+
+
+def read_corrections(
+    source: CorrectionsSource, cache: Path, *, count_tokens: CountTokens | None = None
+) -> tuple[list[Utterance], list[Dropped]]:
+    """Read all corrections, the oldest first.
+
+    Args:
+        source: what to read.
+        cache: folder for the clips of all databases.
+        count_tokens: see `checks.admit`.
+
+    Returns:
+        Utterances with absolute audio paths, and corrections that cannot be learned from.
+
+    Raises:
+        SourceError: no database is named, or it cannot be read.
+    """
+    url = source.url or os.environ.get(ENVIRONMENT, "")
+    if not url:
+        raise SourceError(f"corrections: name the database, by `url` or by {ENVIRONMENT}, as the service's is named")
+    try:
+        store = CorrectionStore(url)
+        folder = cache / hashlib.sha256(store.name.encode()).hexdigest()[:12]
+        rows = [
+            Row(
+                id=f"{NAME}/{one.id}",
+                path=keep_bytes(one.audio, "clip.flac", folder).resolve(),
+                text=one.correction,
+                language=one.language,
+                source=NAME,
+                speaker=one.speaker,
+                no_speech=not one.correction,
+            )
+            for one in store.all(Which(language=source.language))
+        ]
+        store.close()
+    except (CorrectionsError, NewerDatabaseError) as error:
+        raise SourceError(str(error)) from error
+    if source.language is None:  # else those of other languages were not read
+        _forget_others(folder, {row.path for row in rows})
+    return admit(rows, count_tokens=count_tokens)
+
+
+def _forget_others(folder: Path, kept: set[Path]) -> None:
+    for path in folder.resolve().glob("*/*.flac"):
+        if path not in kept:
+            path.unlink()

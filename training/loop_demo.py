@@ -1,0 +1,285 @@
+"""`make loop-demo`: the loop closed, on real speech. A service is corrected, learns from it, and answers better.
+
+Whisper-base is served; clips are transcribed and corrected over HTTP, as the console does it; `retrain` learns from the
+corrections with other speech rehearsed, the gate promotes what came of it, and the running service takes it while
+somebody keeps asking. The user is played by the clips' known transcripts. As `training.demo`, a tour and no library.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.table import Table
+
+from registry import Registry
+from speech.scores import difference_interval, word_errors
+from speech.text import normalize
+from training.data.manifest import Utterance
+from training.data.sources.asterisk import fetch, read_asterisk
+from training.data.splits import split
+from training.demo import fetch_base, free_port, run_module, serving
+from training.shell import Shell, StepError
+
+LANGUAGE = "it"
+CORRECTED, HELD_OUT = 100, 96
+MIN_S, MAX_S = 0.8, 15.0
+ASK_EVERY_S = 1.0
+SWAP_TIMEOUT_S = 120.0
+MODEL = "loop"
+
+RECIPE = """# What `make loop-demo` learns by: corrections, English rehearsed, judged on clips that nobody corrected.
+name = "loop"
+base = "whisper-base@candidate"
+learning_rate = 2e-5
+max_steps = 400
+time_budget_s = 240
+full_context_share = 0.02
+eval_steps = 1000
+dev_clips = 8
+
+[[sources]]
+kind = "corrections"
+url = "{database}"
+
+[[sources]]
+kind = "folder"
+path = "held-out"
+language = "it"
+use = "test"
+
+[[replay]]
+kind = "asterisk"
+languages = ["en"]
+"""
+
+
+@dataclass
+class Asked:
+    """What somebody who kept asking got."""
+
+    answers: int = 0
+    failed: list[str] = field(default_factory=list)
+    versions: list[str] = field(default_factory=list)
+    """Each version that answered, in the order of their first answers."""
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What the service made of clips, before or after."""
+
+    texts: list[str]
+    version: str
+
+
+def loop_demo(registry_root: Path, runs: Path, port: int, shell: Shell) -> dict[str, Any]:
+    """Close the loop once, print what changed, and return (and write) the report.
+
+    Raises:
+        StepError: something did not happen that should; the message says what.
+    """
+    started = time.monotonic()
+    folder = (runs / "loop-demo").resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    store = Registry(registry_root)
+    source = fetch_base(runs / "demo", shell)
+    for name, alias in (("whisper-base", "candidate"), (MODEL, "production")):
+        if name not in store.models() or store.alias(name, alias) is None:
+            command = ["registry", "import", str(source), "--name", name, "--alias", alias]
+            run_module(*command, "--registry", str(registry_root))
+    before_version = store.resolve(f"{MODEL}@production").ref
+
+    corrected, held_out = _clips(runs)
+    _write_held_out(held_out, folder / "held-out")
+    database = f"sqlite:///{folder / 'corrections.db'}"
+    recipe = folder / "loop.toml"
+    recipe.write_text(RECIPE.format(database=database), encoding="utf-8")
+    retrain = ["training", "retrain", "--config", str(recipe), "--registry", str(registry_root), "--runs", str(runs)]
+
+    port = free_port(port)
+    settings = {"WHISPERLOOP_CORRECTIONS": database, "WHISPERLOOP_DATABASE": ""}
+    with serving(registry_root, port, folder / "service.log", model=f"{MODEL}@production", environment=settings) as (
+        _,
+        address,
+    ):
+        shell.say(f"{before_version} is served at {address}; {len(corrected)} clips are transcribed and corrected")
+        before_held_out = _hear(address, held_out, shell)
+        before = _hear(address, corrected, shell)
+        for clip, text in zip(corrected, before.texts, strict=True):
+            correct(address, clip, text, before.version)
+        with asking(address, held_out[0]) as asked:
+            shell.say("retraining on the corrections, while somebody keeps asking")
+            status = subprocess.run([sys.executable, "-m", *retrain], check=False).returncode
+            if status != 0:
+                raise StepError(f"retrain ended with status {status}; its reasons are above")
+            _wait_for_swap(address, before_version)
+            time.sleep(2 * ASK_EVERY_S)
+        after_held_out = _hear(address, held_out, shell)
+        after = _hear(address, corrected, shell)
+    again = subprocess.run([sys.executable, "-m", *retrain], check=False, capture_output=True, text=True)
+
+    report = _report(corrected, held_out, before, after, before_held_out, after_held_out, asked)
+    report |= {
+        "second_retrain": again.stdout.strip().splitlines()[-1:],
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    (folder / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    shell.console.print(_table(report))
+    shell.say(f"done in {report['seconds'] / 60:.1f} minutes; report: {folder / 'report.json'}")
+    return report
+
+
+def correct(address: str, clip: Utterance, hypothesis: str, version: str) -> None:
+    """Send what was really said in a clip, as the console does it."""
+    with Path(clip.audio.path).open("rb") as file:
+        answer = httpx.post(
+            f"{address}/v1/feedback",
+            files={"file": (Path(clip.audio.path).name, file)},
+            data={
+                "hypothesis": hypothesis,
+                "correction": clip.text,
+                "language": clip.language,
+                "model": version,
+                "consent": "true",
+            },
+            timeout=60,
+        )
+    if not answer.is_success:
+        raise StepError(f"the correction of {clip.id} was refused: {answer.text}")
+
+
+def _clips(runs: Path) -> tuple[list[Utterance], list[Utterance]]:
+    """Return clips to be corrected and clips to judge by, of different sentences."""
+    root = fetch([LANGUAGE], runs / "data" / "asterisk")
+    found, _ = read_asterisk(root, LANGUAGE, runs / "data" / "asterisk-audio")
+    fitting = [clip for clip in found if MIN_S <= clip.audio.duration <= MAX_S]
+    divided, _ = split(fitting, seed=1, test_per_language=HELD_OUT, dev_per_language=0)
+    named = {name: [clip for clip in divided if clip.split == name] for name in ("train", "test")}
+    return named["train"][:CORRECTED], named["test"]
+
+
+def _write_held_out(clips: Sequence[Utterance], folder: Path) -> None:
+    """Write clips with their transcripts as audiofolder has them."""
+    folder.mkdir(exist_ok=True)
+    rows = []
+    for clip in clips:
+        path = folder / f"{Path(clip.audio.path).stem}.wav"
+        if not path.exists():
+            os.link(clip.audio.path, path)
+        rows.append(json.dumps({"file_name": path.name, "text": clip.text}, ensure_ascii=False))
+    (folder / "metadata.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+def _hear(address: str, clips: Sequence[Utterance], shell: Shell) -> Heard:
+    """Transcribe clips by the service, one after another."""
+    texts, version = [], ""
+    with shell.progress("transcribing", len(clips)) as advance, httpx.Client(timeout=60) as client:
+        for clip in clips:
+            text, version = _ask(client, address, clip)
+            texts.append(text)
+            advance(1)
+    return Heard(texts, version)
+
+
+def _ask(client: httpx.Client, address: str, clip: Utterance) -> tuple[str, str]:
+    with Path(clip.audio.path).open("rb") as file:
+        answer = client.post(
+            f"{address}/transcribe",
+            files={"file": (Path(clip.audio.path).name, file)},
+            data={"language": clip.language},
+        )
+    answer.raise_for_status()
+    content = answer.json()
+    return content["text"], content["model"]
+
+
+@contextmanager
+def asking(address: str, clip: Utterance) -> Iterator[Asked]:
+    """Ask again and again on a thread, for as long as the block runs, and count."""
+    asked, stop = Asked(), threading.Event()
+
+    def ask() -> None:
+        with httpx.Client(timeout=60) as client:
+            while not stop.wait(ASK_EVERY_S):
+                try:
+                    _, version = _ask(client, address, clip)
+                except httpx.HTTPError as error:
+                    asked.failed.append(str(error))
+                    continue
+                asked.answers += 1
+                if version not in asked.versions:
+                    asked.versions.append(version)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    try:
+        yield asked
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _wait_for_swap(address: str, before: str) -> None:
+    deadline = time.monotonic() + SWAP_TIMEOUT_S
+    while (httpx.get(f"{address}/version", timeout=10).json()["model"] or {}).get("ref") == before:
+        if time.monotonic() > deadline:
+            raise StepError(f"the service still serves {before}; its log says why")
+        time.sleep(0.5)
+
+
+def _report(
+    corrected: Sequence[Utterance],
+    held_out: Sequence[Utterance],
+    before: Heard,
+    after: Heard,
+    before_held_out: Heard,
+    after_held_out: Heard,
+    asked: Asked,
+) -> dict[str, Any]:
+    errors = [
+        [word_errors(clip.text, text) for clip, text in zip(held_out, heard.texts, strict=True)]
+        for heard in (before_held_out, after_held_out)
+    ]
+    difference = difference_interval(errors[0], errors[1], [normalize(clip.text) for clip in held_out])
+
+    def exact(heard: Heard) -> float:
+        same = [normalize(clip.text) == normalize(text) for clip, text in zip(corrected, heard.texts, strict=True)]
+        return round(sum(same) / len(same), 4)
+
+    return {
+        "before": before.version,
+        "after": after.version,
+        "corrected_clips": len(corrected),
+        "exact_before": exact(before),
+        "exact_after": exact(after),
+        "held_out_clips": len(held_out),
+        "wer_before": round(sum(e.errors for e in errors[0]) / sum(e.reference for e in errors[0]), 4),
+        "wer_after": round(sum(e.errors for e in errors[1]) / sum(e.reference for e in errors[1]), 4),
+        "wer_difference": [round(value, 4) for value in (difference.value, difference.low, difference.high)],
+        "requests_meanwhile": asked.answers,
+        "requests_failed": len(asked.failed),
+        "versions_that_answered": asked.versions,
+    }
+
+
+def _table(report: dict[str, Any]) -> Table:
+    table = Table("", "before", "after", title="The loop, closed")
+    table.add_row("version that answers", report["before"], report["after"])
+    share = [f"{100 * report[key]:.0f} %" for key in ("exact_before", "exact_after")]
+    table.add_row(f"exact of {report['corrected_clips']} corrected clips", *share)
+    value, low, high = report["wer_difference"]
+    table.add_row(
+        f"WER on {report['held_out_clips']} unseen clips",
+        f"{report['wer_before']:.3f}",
+        f"{report['wer_after']:.3f} ({value:+.3f} [{low:+.3f}, {high:+.3f}])",
+    )
+    table.add_row("requests meanwhile, failed", "", f"{report['requests_meanwhile']}, {report['requests_failed']}")
+    return table
