@@ -5,8 +5,12 @@ Recordings of any length become clips with texts, of which a tenth is held out. 
 """
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
 
 from registry import Version
 from speech import vad
@@ -24,6 +28,7 @@ MIN_S = 0.5
 """Shorter stretches teach nothing."""
 
 WINDOWS_AT_ONCE = 32
+FILES_AT_ONCE = 8
 OWN_WORDS = "own words"
 """The source of utterances whose text is what the parent heard."""
 
@@ -52,6 +57,8 @@ def hear(
 ) -> list[Utterance]:
     """Let the parent transcribe, at 30 s; what it is not sure of is not learned from.
 
+    What was heard of a recording is kept at once, so that an interrupted run goes on with the next one.
+
     Args:
         parent: the version that listens.
         files: recordings of any length.
@@ -62,33 +69,126 @@ def hear(
     """
     if target.is_file():
         return read_manifest(target)
-    engine = load_engine(parent.path, ElasticContext())
-    utterances: list[Utterance] = []
-    unreadable: list[str] = []
-    doubtful = 0
-    with progress("listening at 30 s", sum(map(_seconds, files))) as advance:
-        for file in files:
-            done_s = 0
-            try:
-                for place, window, result in _windows(engine, file, language):
-                    if is_spoken(result) and not flags(result, None, place):
-                        clip = keep_samples(window.audio, SAMPLE_RATE, target.parent / "clips")
-                        utterances.append(_utterance(file, place, clip, result))
-                    else:
-                        doubtful += 1
-                    advance(place.end // SAMPLE_RATE - done_s)
-                    done_s = place.end // SAMPLE_RATE
-            except AudioError as error:
-                unreadable.append(f"{file}: {error}")
-            advance(max(0, _seconds(file) - done_s))
-    for line in unreadable:
-        say(f"left out: {line}")
+    journal = target.with_name("heard.jsonl")
+    done = _read_journal(journal)
+    left = [file for file in files if str(file) not in done]
+    if done:
+        say(f"{len(files) - len(left)} of {len(files)} recordings were heard before")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        progress("listening at 30 s", sum(map(_seconds, left))) as advance,
+        journal.open("a", encoding="utf-8") as kept,
+    ):
+        engine = load_engine(parent.path, ElasticContext())
+        for start in range(0, len(left), FILES_AT_ONCE):
+            for heard in _listen(engine, left[start : start + FILES_AT_ONCE], language, target.parent / "clips"):
+                done[heard.file] = heard
+                kept.write(heard.model_dump_json() + "\n")
+                kept.flush()
+                advance(_seconds(Path(heard.file)))
+    in_order = [done[str(file)] for file in files]
+    for one in in_order:
+        if one.fault is not None:
+            say(f"left out: {one.file}: {one.fault}")
+    utterances = [utterance for one in in_order for utterance in one.utterances]
     minutes = sum(u.audio.duration for u in utterances) / 60
     languages = ", ".join(sorted({u.language for u in utterances})) or "none"
+    doubtful = sum(one.doubtful for one in in_order)
     say(f"{len(utterances)} stretches of speech, {minutes:.1f} min, in: {languages}; {doubtful} doubtful left out")
-    target.parent.mkdir(parents=True, exist_ok=True)
     write_manifest(target, utterances)
+    journal.unlink()
     return utterances
+
+
+class _Heard(BaseModel):
+    """What became of one recording."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: str
+    utterances: tuple[Utterance, ...]
+    doubtful: int
+    fault: str | None  # why the rest of it, or all, was left out
+
+
+def _read_journal(path: Path) -> dict[str, _Heard]:
+    """Return what an interrupted run had heard; a last line that was not written to its end is not."""
+    if not path.is_file():
+        return {}
+    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
+    path.write_text(whole + "\n" if whole else "", encoding="utf-8")
+    found = [_Heard.model_validate_json(line) for line in whole.split("\n") if line]
+    return {one.file: one for one in found}
+
+
+def _listen(engine: Engine, files: Sequence[Path], language: str | None, clips: Path) -> Iterator[_Heard]:
+    """Transcribe some recordings: their first windows together, as many have but one, then the rest of each."""
+    with ExitStack() as stack:
+        listeners = [_Listener(file, stack.enter_context(vad.listen_if(wanted=True))) for file in files]
+        firsts = [(one, window) for one in listeners if (window := one.next_window(language)) is not None]
+        for (one, window), result in zip(firsts, _decoded(engine, [window for _, window in firsts]), strict=True):
+            one.take(window, result, clips)
+        for one in listeners:
+            # One language a recording: its first window decides.
+            while windows := one.next_windows(WINDOWS_AT_ONCE, language or one.language):
+                for window, result in zip(windows, _decoded(engine, windows), strict=True):
+                    one.take(window, result, clips)
+            yield one.heard()
+
+
+def _decoded(engine: Engine, windows: Sequence[Window]) -> Iterator[DecodingResult]:
+    for answer in engine.transcribe(windows):
+        if not isinstance(answer, DecodingResult):
+            raise answer
+        yield answer
+
+
+class _Listener:
+    """One recording on its way through the parent."""
+
+    def __init__(self, file: Path, detector: vad.SpeechDetector | None) -> None:
+        self._file = file
+        # Cut as for an elastic engine, at the first pause: that is what it will be served.
+        self._cuts = cut_stream(stream_audio(file), elastic=True, detector=detector)
+        self._places: deque[Slice] = deque()  # of windows that are being decoded
+        self._utterances: list[Utterance] = []
+        self._doubtful = 0
+        self._fault: str | None = None
+        self.language: str | None = None
+
+    def next_window(self, language: str | None) -> Window | None:
+        """Cut up to the next window in which somebody speaks; None at the end, or where the file is damaged."""
+        try:
+            for place, audio in self._cuts:
+                if not place.silent and audio.size >= MIN_S * SAMPLE_RATE:
+                    self._places.append(place)
+                    return Window(audio, language, full_context=True)
+        except AudioError as error:
+            self._fault = str(error)
+        return None
+
+    def next_windows(self, n: int, language: str | None) -> list[Window]:
+        """Return the next few."""
+        windows: list[Window] = []
+        while len(windows) < n and (window := self.next_window(language)) is not None:
+            windows.append(window)
+        return windows
+
+    def take(self, window: Window, result: DecodingResult, clips: Path) -> None:
+        """Keep what was heard in the first window that has no answer yet, if the parent is sure of it."""
+        place = self._places.popleft()
+        self.language = self.language or result.language
+        if is_spoken(result) and not flags(result, None, place):
+            clip = keep_samples(window.audio, SAMPLE_RATE, clips)
+            self._utterances.append(_utterance(self._file, place, clip, result))
+        else:
+            self._doubtful += 1
+
+    def heard(self) -> _Heard:
+        """Return what became of it."""
+        return _Heard(
+            file=str(self._file), utterances=tuple(self._utterances), doubtful=self._doubtful, fault=self._fault
+        )
 
 
 def _seconds(file: Path) -> int:
@@ -97,34 +197,6 @@ def _seconds(file: Path) -> int:
         return round(declared_seconds(file))
     except AudioError:
         return 0
-
-
-def _windows(engine: Engine, file: Path, language: str | None) -> Iterator[tuple[Slice, Window, DecodingResult]]:
-    """Yield the windows of a recording in which somebody speaks, and what the engine hears in each."""
-    held: list[tuple[Slice, Window]] = []
-
-    def decode() -> Iterator[tuple[Slice, Window, DecodingResult]]:
-        answers = engine.transcribe([window for _, window in held])
-        for (place, window), answer in zip(held, answers, strict=True):
-            if not isinstance(answer, DecodingResult):
-                raise answer
-            yield place, window, answer
-        held.clear()
-
-    with vad.listen_if(wanted=True) as detector:
-        # Cut as for an elastic engine, at the first pause: that is what it will be served.
-        for place, audio in cut_stream(stream_audio(file), elastic=True, detector=detector):
-            if place.silent or audio.size < MIN_S * SAMPLE_RATE:
-                continue
-            held.append((place, Window(audio, language, full_context=True)))
-            if language is None:  # one language a recording: its first window decides
-                found = list(decode())
-                language = found[0][2].language
-                yield from found
-            elif len(held) == WINDOWS_AT_ONCE:
-                yield from decode()
-    if held:
-        yield from decode()
 
 
 def _utterance(file: Path, place: Slice, clip: Path, result: DecodingResult) -> Utterance:
