@@ -6,6 +6,7 @@ Each function returns Markdown. It is the same on every machine: nothing here lo
 import ast
 import importlib
 import inspect
+import itertools
 import re
 import types
 import typing
@@ -13,9 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import click
 import typer.main
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -91,10 +91,10 @@ def _nothing(_settings: object) -> Any:
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
-    value = field.default if field.default is not PydanticUndefined else None
-    if hasattr(value, "get_secret_value"):
+    value: Any = field.default if field.default is not PydanticUndefined else None
+    if isinstance(value, SecretStr):
         value = value.get_secret_value()
-    if value is None or value == "" or value == ():
+    if not value and value is not False and value != 0:
         return ""
     if isinstance(value, BaseModel):
         return "its own defaults"
@@ -236,7 +236,8 @@ def _type(annotation: Any) -> str:
         return " or ".join(_type(one) for one in arguments if one is not type(None))
     if origin in {tuple, list}:
         return "list of " + " or ".join(dict.fromkeys(_type(one) for one in arguments if one is not Ellipsis))
-    return {"Path": "path", "str": "text"}.get(annotation.__name__, annotation.__name__)
+    name: str = annotation.__name__
+    return {"Path": "path", "str": "text"}.get(name, name)
 
 
 def _attribute_docstrings(section: type[BaseModel]) -> dict[str, str]:
@@ -246,8 +247,10 @@ def _attribute_docstrings(section: type[BaseModel]) -> dict[str, str]:
         if not issubclass(one, BaseModel) or one is BaseModel:
             continue
         body = typing.cast("ast.ClassDef", ast.parse(inspect.cleandoc("\n" + inspect.getsource(one))).body[0]).body
-        for field, after in zip(body, body[1:], strict=False):
-            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(after, ast.Expr):
-                if isinstance(after.value, ast.Constant) and isinstance(after.value.value, str):
-                    said[field.target.id] = inspect.cleandoc(after.value.value)
+        for field, after in itertools.pairwise(body):
+            match field, after:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    said[name] = inspect.cleandoc(text)
+                case _:
+                    pass
     return said
