@@ -24,7 +24,7 @@ demo: $(READY) ## Run the whole loop on real speech and serve the result.
 serve: $(READY) ## Serve the production version at http://127.0.0.1:8000.
 	$(BIN)/python -m service
 
-COG := $(BIN)/cog -I docs/reference
+COG := $(BIN)/cog -I . -I docs/reference
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 
 docs: reference ## Build the documentation's site into runs/site.

@@ -56,7 +56,7 @@ def test_what_makes_the_site_is_not_in_it(site):
 def test_the_reference_is_what_the_program_says():
     """Settings, command lines, HTTP and recipes are as the code has them now; `make reference` writes them anew."""
     pages = [str(page) for page in sorted((ROOT / "docs" / "reference").glob("*.md"))]
-    command = [str(PROGRAMS / "cog"), "--check", "-I", "docs/reference", *pages]
+    command = [str(PROGRAMS / "cog"), "--check", "-I", ".", "-I", "docs/reference", *pages]
     checked = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout
 
