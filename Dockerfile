@@ -21,7 +21,7 @@ FROM ${BASE_IMAGE} AS base
 ENV DEBIAN_FRONTEND=noninteractive LANG=C.UTF-8
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates \
-    && rm -rf /var/lib/apt/lists/* \
+    && apt-get clean && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 10001 whisperloop \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /data --shell /usr/sbin/nologin whisperloop \
     && install --directory --owner=10001 --group=10001 /data
@@ -30,14 +30,14 @@ RUN apt-get update \
 FROM base AS python
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends python3 \
-    && rm -rf /var/lib/apt/lists/*
+    && apt-get clean && rm -rf /var/lib/apt/lists/*
 ENV PATH=/opt/whisperloop/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 
 # --- Where environments are made; only their folder is copied from here. ---
 FROM python AS build
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends python3-pip python3-venv \
-    && rm -rf /var/lib/apt/lists/*
+    && apt-get clean && rm -rf /var/lib/apt/lists/*
 RUN python3 -m venv --without-pip /opt/whisperloop
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_PYTHON=/opt/whisperloop/bin/python PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
@@ -104,7 +104,7 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends postgresql-common \
     && sed -i 's/^#\?create_main_cluster.*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf \
     && apt-get install --yes --no-install-recommends postgresql \
-    && rm -rf /var/lib/apt/lists/* \
+    && apt-get clean && rm -rf /var/lib/apt/lists/* \
     && install --directory --owner=10001 --group=10001 --mode=700 /data/postgres \
     && install --directory --owner=10001 --group=10001 /run/postgresql
 COPY docker/postgres/postgres-entrypoint /usr/local/bin/
@@ -121,7 +121,7 @@ ENTRYPOINT ["postgres-entrypoint"]
 FROM base AS prometheus
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends prometheus \
-    && rm -rf /var/lib/apt/lists/* \
+    && apt-get clean && rm -rf /var/lib/apt/lists/* \
     && install --directory --owner=10001 --group=10001 /data/prometheus
 COPY docker/prometheus/ /etc/whisperloop/
 USER 10001:10001

@@ -272,7 +272,7 @@ class Run:
         self.engine.compose("up", "--detach", "--no-build", "service", **noisy)
         self.wait_ready()
         before = self.version()
-        with self.load(word="", clients=1) as counts:  # what trains has the other core
+        with self.load(word="", clients=1, pause=3) as counts:  # what trains needs the cores
             started = time.monotonic()
             profile = ("--profile", "training")
             told = self.engine.compose(
@@ -336,7 +336,7 @@ class Run:
         raise EngineError("the container has no service")
 
     @contextlib.contextmanager
-    def load(self, word=WORD, address=None, clients=CLIENTS):
+    def load(self, word=WORD, address=None, clients=CLIENTS, pause=0):
         """Send the clip from several clients, each as soon as it was answered, and count what comes of it."""
         counts = {"answered": 0, "refused": 0, "broken": 0, "wrong": 0}
         stop, lock = threading.Event(), threading.Lock()
@@ -352,6 +352,7 @@ class Run:
                     outcome = "broken"
                 with lock:
                     counts[outcome] += 1
+                stop.wait(pause)
 
         threads = [threading.Thread(target=client) for _ in range(clients)]
         for thread in threads:
