@@ -1,4 +1,4 @@
-"""Every command of the README and the quick start is run as it stands there, or listed here with the reason why not.
+"""Every command of the README, the quick start and two guides to migrate is run, or listed with the reason why not.
 
 What a newcomer types must work: only addresses, ids and jobs' names are replaced, and the Hub is one of the test's own,
 whose `openai/whisper-small` has whisper-base's weights.
@@ -23,7 +23,7 @@ from training.demo import serving
 
 ROOT = Path(__file__).parents[2]
 CLIPS = ROOT / "tests" / "conformance" / "clips"
-PAGES = ("README.md", "docs/index.md")
+PAGES = ("README.md", "docs/index.md", "docs/migrating-from-faster-whisper.md", "docs/migrating-from-transformers.md")
 ADDRESS = "http://127.0.0.1:8000"
 WORD = "interno"  # of the clip
 N_CLIPS = 12  # of the folder that is looked through
@@ -120,7 +120,12 @@ def folder(registry, base, base_source, italian, tmp_path_factory):
     shutil.copyfile(CLIPS / "it-agent-newlocation.m4a", folder / "interview.mp4")
     shutil.copyfile(CLIPS / "it-agent-newlocation.mp3", folder / "meeting.mp3")
     (folder / "path" / "to").mkdir(parents=True)
-    (folder / "path" / "to" / "ctranslate2-or-transformers-folder").symlink_to(base_source.resolve())
+    for name, source in {
+        "ctranslate2-or-transformers-folder": base_source,
+        "faster-whisper-small": base_source,
+        "checkpoint": base.path,
+    }.items():
+        (folder / "path" / "to" / name).symlink_to(source.resolve())
     (folder / "it.toml").write_text('[[sources]]\nkind = "folder"\npath = "my-speech"\nlanguage = "it"\n')
 
     header = re.search(r"^```csv\n(.*)\n", (ROOT / "README.md").read_text(), re.MULTILINE)[1]
