@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: help setup demo loop-demo serve lint format conformance test test-unit test-integration test-full test-gpu bench requirements clean
+.PHONY: help setup demo loop-demo serve docs reference lint format conformance test test-unit test-integration test-full test-gpu bench requirements clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -27,11 +27,23 @@ loop-demo: $(READY) ## Correct a running service, retrain on the corrections, an
 serve: $(READY) ## Serve the production version at http://127.0.0.1:8000.
 	$(BIN)/python -m service
 
-lint: $(READY) ## Check style, types and the import rule.
+COG := $(BIN)/cog -I . -I docs/reference
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
+
+docs: reference ## Build the documentation's site into runs/site.
+	$(MKDOCS) build --strict --quiet
+	@echo "runs/site/index.html"
+
+reference: $(READY) ## Write what the reference pages take from the program.
+	$(COG) -r docs/reference/*.md
+
+lint: $(READY) ## Check style, types, the import rule, and that the documentation is true to the program.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(COG) --check docs/reference/*.md
+	$(MKDOCS) build --strict --quiet
 
 format: $(READY) ## Mend what ruff can mend.
 	$(BIN)/ruff check --fix .

@@ -27,7 +27,7 @@ def run_command(
     full: Annotated[bool, typer.Option("--full", help="All clips for all contenders, and more rounds: hours.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget what an interrupted run has measured.")] = False,
     registry: Annotated[
-        Path | None, typer.Option(envvar="WHISPERLOOP_REGISTRY", help="Folder of the registry [RUNS/registry].")
+        Path | None, typer.Option(envvar="WHISPERLOOP_REGISTRY", help="Folder of the registry. (RUNS/registry)")
     ] = None,
     runs: RunsOption = Path("runs"),
 ) -> None:
@@ -47,7 +47,7 @@ def training_command(
     steps: Annotated[int, typer.Option(min=10, help="Optimiser steps of each fine-tuning.")] = 200,
     jobs: Annotated[int, typer.Option(min=1, help="Fine-tunings at once; they share the device.")] = 1,
     registry: Annotated[
-        Path | None, typer.Option(envvar="WHISPERLOOP_REGISTRY", help="Folder of the registry [RUNS/registry].")
+        Path | None, typer.Option(envvar="WHISPERLOOP_REGISTRY", help="Folder of the registry. (RUNS/registry)")
     ] = None,
     into: Annotated[Path, typer.Option(help="Folder of the documents.")] = Path("docs/training"),
     runs: RunsOption = Path("runs"),

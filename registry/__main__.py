@@ -118,7 +118,7 @@ def alias(
     *,
     reason: ReasonOption,
     expected: Annotated[
-        str | None, typer.Option(help="Move only if the alias names this version id. [default: as it is now]")
+        str | None, typer.Option(help="Move only if the alias names this version id. (as it is now)")
     ] = None,
     verdict: Annotated[str | None, typer.Option(help="File name of the verdict that allows the move.")] = None,
     registry: RegistryOption = DEFAULT_ROOT,
@@ -184,7 +184,7 @@ def import_command(
     ] = DEFAULT_BASE,
     name: Annotated[
         str | None,
-        typer.Option(help="The model's name. [default: the source's last part; what was pushed keeps its own]"),
+        typer.Option(help="The model's name. (the source's last part; what was pushed keeps its own)"),
     ] = None,
     to: Annotated[str | None, typer.Option("--alias", help=f"Then point at it: {', '.join(ALIASES)}.")] = None,
     registry: RegistryOption = DEFAULT_ROOT,

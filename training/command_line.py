@@ -14,9 +14,9 @@ from training.devices import rank
 FolderOption = Annotated[Path | None, typer.Option(help="Clips with metadata.csv or .jsonl, as in audiofolder.")]
 LanguageOption = Annotated[str | None, typer.Option(help="Whisper's code of the folder's language, such as it.")]
 ConfigOption = Annotated[Path | None, typer.Option(help="A TOML recipe; see training/configs/.")]
-NameOption = Annotated[str | None, typer.Option(help="Model to publish versions of [whisper].")]
+NameOption = Annotated[str | None, typer.Option(help="Model whose versions are published. (whisper)")]
 BaseOption = Annotated[
-    str | None, typer.Option(help="name@alias, name@version or hub:org/name@revision [hub:openai/whisper-small].")
+    str | None, typer.Option(help="name@alias, name@version or hub:org/name@revision. (hub:openai/whisper-small)")
 ]
 StepsOption = Annotated[int | None, typer.Option(help="Optimiser steps at most.")]
 MinutesOption = Annotated[float | None, typer.Option(help="Minutes of training at most.")]

@@ -19,7 +19,7 @@ def lint_command(
     config: Annotated[Path | None, typer.Option(help="A TOML recipe; see training/configs/.")] = None,
     manifest: Annotated[Path | None, typer.Option(help="An utterance manifest (JSONL), with splits.")] = None,
     base: Annotated[
-        str | None, typer.Option(help="Who listens: name@alias, name@version or hub:org/name@revision [the config's].")
+        str | None, typer.Option(help="Who listens: name@alias, name@version or hub:org/name@revision. (the config's)")
     ] = None,
     model: Annotated[bool, typer.Option("--model/--no-model", help="Let the base listen to the clips.")] = True,
     listen_to: Annotated[
@@ -31,8 +31,12 @@ def lint_command(
     accept: Annotated[list[str] | None, typer.Option(help="Code of an error that is to be a warning; repeat.")] = None,
     probe: Annotated[bool, typer.Option("--probe", help="Time real training steps rather than estimate them.")] = False,
     price_per_hour: Annotated[float | None, typer.Option(min=0, help="Of the machine that will train.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="[RUNS/lint/KEY/lint.json]")] = None,
-    html_file: Annotated[Path | None, typer.Option("--html", help="[RUNS/lint/KEY/lint.html]")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Where the report goes. (RUNS/lint/KEY/lint.json)")
+    ] = None,
+    html_file: Annotated[
+        Path | None, typer.Option("--html", help="Where the page goes. (RUNS/lint/KEY/lint.html)")
+    ] = None,
     registry: Annotated[
         Path, typer.Option("--registry", envvar="WHISPERLOOP_REGISTRY", help="Folder of the model registry.")
     ] = Path("runs/registry"),

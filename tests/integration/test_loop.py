@@ -4,7 +4,6 @@ The base is whisper-base with noise on its weights: so much worse that a few ste
 real gain, which the real gate must see, and the unharmed whisper-base a gain that it must not undo.
 """
 
-import csv
 import json
 import shutil
 import subprocess
@@ -15,7 +14,6 @@ import httpx
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
-from safetensors.numpy import load_file, save_file
 
 from benchmarks.environment import peers_python
 from registry import Registry, files_to_push
@@ -25,6 +23,7 @@ from speech.scores import corpus_rate, word_errors
 from speech.text import normalize
 from speech.transcribe import Options, transcribe_many
 from tests.hub_server import card_faults
+from tests.noisy import N_DEV, N_TEST, N_TRAIN, write_folder, write_noisy
 from training.config import make_config
 from training.contest import TestSet, hold
 from training.context import MARGINS, MAX_ELASTIC_LOSS
@@ -35,23 +34,13 @@ from training.run import decide, run
 from training.shell import Shell
 
 RUNS = Path(__file__).parents[2] / "runs"
-NOISE = 0.35  # of each array's own standard deviation
-N_TRAIN, N_TEST, N_DEV = 24, 14, 16  # the gate wants ten sentences
 
 
 @pytest.fixture(scope="module")
 def folder(italian, tmp_path_factory):
     """Return a folder in audiofolder's layout with clips of 2 to 6 s, no sentence twice, and a `split` column."""
     target = tmp_path_factory.mktemp("speech")
-    sentences = {normalize(utterance.text): utterance for utterance in italian if 2 <= utterance.audio.duration <= 6}
-    chosen = list(sentences.values())[: N_TRAIN + N_TEST + N_DEV]
-    splits = ["train"] * N_TRAIN + ["test"] * N_TEST + ["dev"] * N_DEV
-    with (target / "metadata.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["file_name", "transcription", "split"])
-        for i, (utterance, split) in enumerate(zip(chosen, splits, strict=True)):
-            shutil.copyfile(utterance.audio.path, target / f"clip_{i}.wav")
-            writer.writerow([f"clip_{i}.wav", utterance.text, split])
+    write_folder(italian, target)
     return target
 
 
@@ -60,13 +49,7 @@ def noisy_registry(base, tmp_path_factory):
     """Return a registry with a whisper-base that has noise on its weights, under the name `noisy`."""
     root = tmp_path_factory.mktemp("noisy")
     source = root / "source"
-    shutil.copytree(base.path, source, ignore=shutil.ignore_patterns("ctranslate2", "*.safetensors"))
-    generator = np.random.default_rng(0)
-    arrays = {
-        name: (a + NOISE * a.std() * generator.standard_normal(a.shape)).astype(np.float32) if ".fc" in name else a
-        for name, a in load_file(base.path / "model.safetensors").items()
-    }
-    save_file({name: a.astype(np.float32) for name, a in arrays.items()}, source / "model.safetensors")
+    write_noisy(base.path, source)
     command = [sys.executable, "-m", "registry", "import", str(source), "--name", "noisy", "--alias", "candidate"]
     subprocess.run([*command, "--registry", str(root / "registry")], check=True)
     return Registry(root / "registry")
