@@ -46,21 +46,21 @@ COPY pyproject.toml requirements.txt LICENSE README.md ./
 
 FROM build AS build-service
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
-    /usr/bin/python3 -m pip install --quiet --constraint requirements.txt ".[service,telemetry]"
+    /usr/bin/python3 -m pip install --quiet --constraint requirements.txt ".[service,telemetry,postgres]"
 COPY . .
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
     /usr/bin/python3 -m pip install --quiet --no-deps --force-reinstall .
 
 FROM build AS build-cuda
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
-    /usr/bin/python3 -m pip install --quiet --constraint requirements.txt ".[service,telemetry,gpu]"
+    /usr/bin/python3 -m pip install --quiet --constraint requirements.txt ".[service,telemetry,postgres,gpu]"
 COPY . .
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
     /usr/bin/python3 -m pip install --quiet --no-deps --force-reinstall .
 
 FROM build AS build-trainer
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
-    /usr/bin/python3 -m pip install --quiet --constraint requirements.txt ".[training]"
+    /usr/bin/python3 -m pip install --quiet --constraint requirements.txt ".[training,postgres]"
 COPY . .
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
     /usr/bin/python3 -m pip install --quiet --no-deps --force-reinstall .
