@@ -27,6 +27,7 @@ from training.data.manifest import Utterance
 from training.data.sources.asterisk import fetch, read_asterisk
 from training.data.splits import split
 from training.demo import fetch_base, free_port, run_module, serving
+from training.schedule import step_back
 from training.shell import Shell, StepError
 
 LANGUAGE = "it"
@@ -117,7 +118,9 @@ def loop_demo(registry_root: Path, runs: Path, port: int, shell: Shell) -> dict[
             correct(address, clip, text, before.version)
         with asking(address, held_out[0]) as asked:
             shell.say("retraining on the corrections, while somebody keeps asking")
-            status = subprocess.run([sys.executable, "-m", *retrain], check=False).returncode
+            process = subprocess.Popen([sys.executable, "-m", *retrain])
+            step_back(process)  # as `schedule` does it
+            status = process.wait()
             if status != 0:
                 raise StepError(f"retrain ended with status {status}; its reasons are above")
             _wait_for_swap(address, before_version)

@@ -20,6 +20,10 @@ from apscheduler.schedulers.blocking import BlockingScheduler
 from apscheduler.triggers.cron import CronTrigger
 from pydantic import BaseModel, ConfigDict
 
+NICENESS = 10
+"""Of a retraining: the decoder's threads wait for one another hundreds of times a clip, so a service that shares its
+cores with an equal is not half as fast but a tenth (docs/experiments.md)."""
+
 LATE_S = 3600
 """A run that could not begin on time, as the one before was not done or the machine slept, may begin so late."""
 
@@ -95,6 +99,7 @@ def keep_schedule(
                 return
             say("begins")
             process = subprocess.Popen(command, start_new_session=True)  # Ctrl+C is ours; twice loses its checkpoint
+            step_back(process)
             running.append(process)
             if stopping.is_set():  # the signal came before there was anybody to pass it on to
                 interrupt(process)
@@ -125,6 +130,12 @@ def keep_schedule(
         for number, handler in before.items():
             signal.signal(number, handler)
         path.unlink(missing_ok=True)
+
+
+def step_back(process: "subprocess.Popen[bytes]") -> None:
+    """Let a process compute where others leave the processor idle: a service on the same machine goes first."""
+    with suppress(OSError, AttributeError):  # it is over, or this is Windows
+        os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
 
 
 def read_schedule(folder: Path) -> Schedule | None:
