@@ -273,7 +273,7 @@ class Run:
         self.wait_ready()
         before = self.version()
         # What trains needs the cores: one client, and no second tries at what so bad a model hears.
-        with self.load(word="", clients=1, pause=3, guard="keep") as counts:
+        with self.load(word="", clients=1, pause=10, guard="keep") as counts:
             started = time.monotonic()
             profile = ("--profile", "training")
             told = self.engine.compose(
