@@ -79,7 +79,7 @@ class Engine:
     def __init__(self, address, folder, *, tag, compose, settings):
         self.address, self.folder, self.tag = address, folder, tag
         self.compose_command = shlex.split(compose)
-        self.settings = {"TAG": tag, "COMPOSE_PROJECT_NAME": "whisperloop-test", **settings}
+        self.settings = {"TAG": tag, "COMPOSE_PROJECT_NAME": f"whisperloop-{tag}-{os.getpid()}", **settings}
 
     def environment(self, **settings):
         """Return the environment of a command."""
