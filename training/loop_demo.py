@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,7 @@ from training.shell import Shell, StepError
 LANGUAGE = "it"
 CORRECTED, HELD_OUT = 100, 96
 MIN_S, MAX_S = 0.8, 15.0
+USERS = 8
 ASK_EVERY_S = 1.0
 SWAP_TIMEOUT_S = 120.0
 MODEL = "loop"
@@ -182,14 +184,17 @@ def _write_held_out(clips: Sequence[Utterance], folder: Path) -> None:
 
 
 def _hear(address: str, clips: Sequence[Utterance], shell: Shell) -> Heard:
-    """Transcribe clips by the service, one after another."""
-    texts, version = [], ""
-    with shell.progress("transcribing", len(clips)) as advance, httpx.Client(timeout=60) as client:
-        for clip in clips:
-            text, version = _ask(client, address, clip)
-            texts.append(text)
+    """Transcribe clips by the service, several at once, as from several users: it decodes them together."""
+    with (
+        shell.progress("transcribing", len(clips)) as advance,
+        httpx.Client(timeout=120) as client,
+        ThreadPoolExecutor(USERS) as users,
+    ):
+        answers = []
+        for answer in users.map(lambda clip: _ask(client, address, clip), clips):
+            answers.append(answer)
             advance(1)
-    return Heard(texts, version)
+    return Heard([text for text, _ in answers], answers[-1][1])
 
 
 def _ask(client: httpx.Client, address: str, clip: Utterance) -> tuple[str, str]:
