@@ -34,6 +34,9 @@ NOT_RUN = {
     "make test": "is what runs this",
     "make setup": "has been run where this runs",
     "make serve": "the service that is asked here runs as `make serve` starts it: tests/integration/test_service.py",
+    "WHISPERLOOP_CORRECTIONS=sqlite:///runs/corrections.db make serve": (
+        "the service that is asked here is started with that: tests/unit/service/test_feedback.py"
+    ),
     "docker compose up --detach": "wants an engine, and images: tests/containers/__main__.py",
     "docker compose ps": "wants an engine: tests/containers/__main__.py",
     ".venv/bin/python -m training run --folder my-speech --language it": (
@@ -143,6 +146,7 @@ def server(folder, free_port):
     """Return the address of a service on that folder's registry, with jobs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WHISPERLOOP_DATABASE", f"sqlite:///{folder}/runs/service.db")
+        patch.setenv("WHISPERLOOP_CORRECTIONS", f"sqlite:///{folder}/runs/corrections.db")
         patch.setenv("WHISPERLOOP_WATCH_SECONDS", "0")  # the commands of this test move its aliases about
         with serving(folder / "runs" / "registry", free_port(), folder / "service.log") as (_, address):
             yield address
@@ -181,6 +185,7 @@ def wait_for(job):
         time.sleep(0.2)
 
 
+@pytest.mark.full
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 @pytest.mark.parametrize("block", blocks("sh"))
 def test_a_block_of_commands_works(run, folder, block):
@@ -193,6 +198,8 @@ def test_a_block_of_commands_works(run, folder, block):
             assert WORD in printed
             if "response_format" not in command:
                 assert json.loads(printed)["segments"]
+        if "/v1/feedback" in command:
+            assert json.loads(printed)["correction"]
         if "service transcribe talks/" in command:
             assert WORD in (folder / "talks" / "a.txt").read_text()
             assert "-->" in (folder / "talks" / "a.srt").read_text()
@@ -207,6 +214,7 @@ def test_a_block_of_commands_works(run, folder, block):
             }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("block", blocks("python"))
 def test_a_block_of_python_prints_the_words(run, block):
     """It is a whole program, and prints what is said in the clip."""
