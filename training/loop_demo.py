@@ -31,11 +31,11 @@ from training.demo import fetch_base, free_port, run_module, serving
 from training.schedule import step_back
 from training.shell import Shell, StepError
 
-LANGUAGE = "it"
-CORRECTED, HELD_OUT = 100, 96
+LANGUAGE, OTHER_LANGUAGE = "it", "en"
+CORRECTED, HELD_OUT, REHEARSED = 100, 96, 60
 MIN_S, MAX_S = 0.8, 15.0
 USERS = 8
-ASK_EVERY_S = 1.0
+ASK_EVERY_S = 5.0
 SWAP_TIMEOUT_S = 120.0
 MODEL = "loop"
 
@@ -60,8 +60,9 @@ language = "it"
 use = "test"
 
 [[replay]]
-kind = "asterisk"
-languages = ["en"]
+kind = "folder"
+path = "general"
+language = "en"
 """
 
 
@@ -101,7 +102,8 @@ def loop_demo(registry_root: Path, runs: Path, port: int, shell: Shell) -> dict[
     before_version = store.resolve(f"{MODEL}@production").ref
 
     corrected, held_out = _clips(runs)
-    _write_held_out(held_out, folder / "held-out")
+    _write_folder(held_out, folder / "held-out")
+    _write_folder(_prompts(OTHER_LANGUAGE, runs)[:REHEARSED], folder / "general")
     database = f"sqlite:///{folder / 'corrections.db'}"
     recipe = folder / "loop.toml"
     recipe.write_text(RECIPE.format(database=database), encoding="utf-8")
@@ -118,7 +120,8 @@ def loop_demo(registry_root: Path, runs: Path, port: int, shell: Shell) -> dict[
         before = _hear(address, corrected, shell)
         for clip, text in zip(corrected, before.texts, strict=True):
             correct(address, clip, text, before.version)
-        with asking(address, held_out[0]) as asked:
+        # A short one: what is asked meanwhile takes its time from the training.
+        with asking(address, min(held_out, key=lambda clip: clip.audio.duration)) as asked:
             shell.say("retraining on the corrections, while somebody keeps asking")
             process = subprocess.Popen([sys.executable, "-m", *retrain])
             step_back(process)  # as `schedule` does it
@@ -126,7 +129,7 @@ def loop_demo(registry_root: Path, runs: Path, port: int, shell: Shell) -> dict[
             if status != 0:
                 raise StepError(f"retrain ended with status {status}; its reasons are above")
             _wait_for_swap(address, before_version)
-            time.sleep(2 * ASK_EVERY_S)
+            time.sleep(2 * ASK_EVERY_S)  # for an answer of the new one
         after_held_out = _hear(address, held_out, shell)
         after = _hear(address, corrected, shell)
     again = subprocess.run([sys.executable, "-m", *retrain], check=False, capture_output=True, text=True)
@@ -163,15 +166,18 @@ def correct(address: str, clip: Utterance, hypothesis: str, version: str) -> Non
 
 def _clips(runs: Path) -> tuple[list[Utterance], list[Utterance]]:
     """Return clips to be corrected and clips to judge by, of different sentences."""
-    root = fetch([LANGUAGE], runs / "data" / "asterisk")
-    found, _ = read_asterisk(root, LANGUAGE, runs / "data" / "asterisk-audio")
-    fitting = [clip for clip in found if MIN_S <= clip.audio.duration <= MAX_S]
-    divided, _ = split(fitting, seed=1, test_per_language=HELD_OUT, dev_per_language=0)
+    divided, _ = split(_prompts(LANGUAGE, runs), seed=1, test_per_language=HELD_OUT, dev_per_language=0)
     named = {name: [clip for clip in divided if clip.split == name] for name in ("train", "test")}
     return named["train"][:CORRECTED], named["test"]
 
 
-def _write_held_out(clips: Sequence[Utterance], folder: Path) -> None:
+def _prompts(language: str, runs: Path) -> list[Utterance]:
+    root = fetch([language], runs / "data" / "asterisk")
+    found, _ = read_asterisk(root, language, runs / "data" / "asterisk-audio")
+    return [clip for clip in found if MIN_S <= clip.audio.duration <= MAX_S]
+
+
+def _write_folder(clips: Sequence[Utterance], folder: Path) -> None:
     """Write clips with their transcripts as audiofolder has them."""
     folder.mkdir(exist_ok=True)
     rows = []
