@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from starlette.concurrency import iterate_in_threadpool
 
 from service.decoder import decoding
@@ -61,6 +61,14 @@ class FeedbackForm(BaseModel):
     )
     start: float | None = Field(default=None, ge=0, allow_inf_nan=False, description="Keep the audio from here, in s.")
     end: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="Keep the audio up to here, in s.")
+
+    @field_validator("correction", "hypothesis", "model", "speaker")
+    @classmethod
+    def _is_text(cls, text: str | None) -> str | None:
+        # PostgreSQL keeps no NUL, and nobody half a surrogate pair.
+        if text and any((ord(one) < 32 and one not in "\t\r\n") or 0xD800 <= ord(one) <= 0xDFFF for one in text):
+            raise ValueError("it has a character that is none")
+        return text
 
 
 class Feedback(BaseModel):
@@ -151,6 +159,7 @@ async def create_feedback(request: Request) -> Response:
         )
     row, is_new = await _in_thread(_add, store, new, _key(request))
     request.state.facts["audio_s"] = round(new.seconds, 2)
+    request.app.state.metrics.feedback(is_new=is_new)
     shown = _shown(row).model_copy(update={"merged": not is_new})
     return JSONResponse(shown.model_dump(), 201 if is_new else 200, {"Location": f"/v1/feedback/{row.id}"})
 

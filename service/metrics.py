@@ -95,6 +95,12 @@ class Metrics:
             ["status"],
             registry=self._registry,
         )
+        self._feedback = Counter(
+            "whisperloop_feedback",
+            "Corrections that were taken, by what became of them (new, merged).",
+            ["result"],
+            registry=self._registry,
+        )
         self._errors = Counter(
             "whisperloop_errors",
             "Requests that were not answered as asked, by the error's code (overloaded, deadline_exceeded).",
@@ -162,6 +168,10 @@ class Metrics:
     def job(self, status: str) -> None:
         """Count a job that came to an end."""
         self._jobs.labels(status).inc()
+
+    def feedback(self, *, is_new: bool) -> None:
+        """Count a correction that was taken."""
+        self._feedback.labels("new" if is_new else "merged").inc()
 
     def real_time_factor(self, version: str, factor: float) -> None:
         """Note how long a request took, a second of its audio."""

@@ -73,7 +73,7 @@ class RequestLog:
             path = scope["path"]
             route = getattr(scope.get("route"), "path", "unknown")  # callers choose paths, not labels
             # A job's id is all that protects it where there are no keys.
-            shown = route if path.startswith("/v1/jobs/") else path[:200]
+            shown = route if path.startswith(("/v1/jobs/", "/v1/feedback/")) else path[:200]
             facts |= {"method": scope["method"], "path": shown, "status": status or 499}
             seconds = time.perf_counter() - started
             facts["ms"] = round(seconds * 1000)

@@ -209,8 +209,13 @@ class TrainingConfig(Section):
                 f"average_checkpoints ({self.average_checkpoints}) is more than the {evaluations} evaluations of "
                 f"max_steps ({self.max_steps}) at eval_steps ({self.eval_steps})"
             )
-        if any(source.kind == "corrections" for source in self.guards):
-            yield "guards names corrections: they are what the model gets wrong, and judge nothing; learn from them"
+        if all(source.kind == "corrections" for source in self.sources):
+            yield (
+                "sources names corrections alone, of which there is never a test set: they are what a model got wrong, "
+                "so whatever differs from it would look better; name other speech in their languages beside them"
+            )
+        if any(source.kind == "corrections" for source in (*self.replay, *self.guards)):
+            yield "replay and guards are general speech, and corrections are to be learned: name them in sources"
         if self.alphas == ():
             yield "alphas is empty: name at least one (1.0 for the fine-tuned weights as they are)"
         if self.augment.noise_folder is not None and not (self.augment.noise_share or self.no_speech_share):

@@ -9,7 +9,7 @@ from pathlib import Path
 from speech.tokens import UnknownLanguageError, WhisperTokenizer
 from training.config import ConfigError, TrainingConfig
 from training.data.general import divide
-from training.data.manifest import Utterance, fingerprint
+from training.data.manifest import CORRECTIONS, Utterance, fingerprint
 from training.data.report import DataReport, Dropped
 from training.data.sources.asterisk import fetch, read_asterisk
 from training.data.sources.common_voice import read_common_voice
@@ -24,7 +24,6 @@ from training.data.sources.config import (
     Source,
     SubtitlesSource,
 )
-from training.data.sources.corrections import NAME as CORRECTIONS
 from training.data.sources.corrections import read_corrections
 from training.data.sources.folder import read_folder
 from training.data.sources.hub import read_hub
@@ -69,6 +68,8 @@ def prepare(config: TrainingConfig, tokenizer: WhisperTokenizer, cache: Path) ->
         SourceUnavailableError: the Asterisk prompts cannot be fetched here.
     """
     utterances, dropped = _gather(config.sources, tokenizer, cache, config.seed)
+    utterances, untested = _tested(utterances)
+    dropped += untested
     general: dict[str, list[Utterance]] = {}
     for name, sources in (("replay", config.replay), ("guards", config.guards)):
         general[name], dropped_here = _gather(sources, tokenizer, cache, config.seed)
@@ -120,6 +121,21 @@ def _gather(
                 found[utterance.id] = utterance.model_copy(update=use)
             dropped += read_dropped
     return list(found.values()), dropped
+
+
+def _tested(utterances: list[Utterance]) -> tuple[list[Utterance], list[Dropped]]:
+    """Leave out corrections in languages in which there is nothing to test on: nobody would see what they do."""
+    tested = {one.language for one in utterances if one.source != CORRECTIONS and one.split in {None, "test"}}
+    kept, dropped = [], []
+    for one in utterances:
+        if one.source == CORRECTIONS and one.language not in tested:
+            detail = f"no other source has {one.language!r} to test on, and corrections are never a test set"
+            dropped.append(
+                Dropped(id=one.id, source=one.source, reason="no_test_set", detail=detail, by_source_rule=True)
+            )
+        else:
+            kept.append(one)
+    return kept, dropped
 
 
 def _named_twice(utterance: Utterance, first: Utterance) -> Dropped:

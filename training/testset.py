@@ -8,7 +8,7 @@ from typing import Literal
 from registry import Version
 from speech.tokens import UnknownLanguageError, WhisperTokenizer
 from training.config import ConfigError, make_config, read_config
-from training.data.manifest import Utterance, fingerprint, read_manifest
+from training.data.manifest import CORRECTIONS, Utterance, fingerprint, read_manifest
 from training.prepare import prepare
 from training.rules import Rules
 
@@ -77,7 +77,9 @@ def read_clips(
     chosen = [
         u
         for u in utterances
-        if (split == "all" or not has_splits or u.split == split) and (code is None or u.language == code)
+        if (split == "all" or not has_splits or u.split == split)
+        and (code is None or u.language == code)
+        and not (split == "test" and u.source == CORRECTIONS)
     ]
     if not chosen:
         where = manifest or config or folder
@@ -106,5 +108,5 @@ def read_guard(manifest: Path) -> list[Utterance]:
     return [
         u.model_copy(update={"audio": u.audio.model_copy(update={"path": str(root / u.audio.path)})})
         for u in utterances
-        if not has_test or u.split == "test"
+        if (not has_test or u.split == "test") and u.source != CORRECTIONS
     ]

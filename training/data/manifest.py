@@ -19,6 +19,10 @@ from speech.audio import SAMPLE_RATE, decode_audio
 
 SplitName = Literal["train", "dev", "test"]
 
+CORRECTIONS = "corrections"
+"""The `source` of what users corrected. It is what a model got wrong: in a test of such clips, whatever differs from
+that model would look better, so none is ever for test."""
+
 LANGUAGE_PATTERN = r"^[a-z]{2,3}$"
 """The shape of Whisper's language codes, such as "it" or "yue"."""
 

@@ -78,6 +78,9 @@ async def test_the_same_clip_is_merged(app, serve, wav, kept):
         first = await send(client, wav(1.0))
         second = await send(client, wav(1.0), correction="Buonasera.")
         assert (second.status_code, second.json()["merged"]) == (200, True)
+        counted = (await client.get("/metrics")).text
+        assert 'whisperloop_feedback_total{result="new"} 1.0' in counted
+        assert 'whisperloop_feedback_total{result="merged"} 1.0' in counted
         assert second.json()["id"] == first.json()["id"]
         assert (await client.get("/v1/feedback")).json()["data"][0]["correction"] == "Buonasera."
     assert kept() == 1
@@ -111,6 +114,8 @@ async def test_nobody_speaking_is_a_correction_too(app, serve, wav):
         ({"correction": "   "}, "missing_parameter", "correction"),
         ({"no_speech": "true"}, "invalid_value", "correction"),
         ({"correction": "a" * 5_001}, "invalid_value", "correction"),
+        ({"correction": "a\0b"}, "invalid_value", "correction"),
+        ({"speaker": "\x1b[31m"}, "invalid_value", "speaker"),
         ({"language": None}, "missing_parameter", "language"),
         ({"language": "tlh"}, "unknown_language", "language"),
         ({"start": "-1"}, "invalid_value", "start"),

@@ -11,14 +11,12 @@ from pathlib import Path
 from corrections import CorrectionsError, CorrectionStore, NewerDatabaseError, Which
 from training.data.checks import CountTokens, Row, admit
 from training.data.clips import keep_bytes
-from training.data.manifest import Utterance
+from training.data.manifest import CORRECTIONS, Utterance
 from training.data.report import Dropped
 from training.data.sources.config import CorrectionsSource
 from training.data.sources.rows import SourceError
 
 ENVIRONMENT = "WHISPERLOOP_CORRECTIONS"
-NAME = "corrections"
-"""The utterances' `source`: the database's address is nobody's business."""
 
 
 def read_corrections(
@@ -45,11 +43,11 @@ def read_corrections(
         folder = cache / hashlib.sha256(store.name.encode()).hexdigest()[:12]
         rows = [
             Row(
-                id=f"{NAME}/{one.id}",
+                id=f"{CORRECTIONS}/{one.id}",
                 path=keep_bytes(one.audio, "clip.flac", folder).resolve(),
                 text=one.correction,
                 language=one.language,
-                source=NAME,
+                source=CORRECTIONS,
                 speaker=one.speaker,
                 no_speech=not one.correction,
             )

@@ -11,6 +11,9 @@ from training.data.sources.config import CorrectionsSource
 from training.data.sources.corrections import read_corrections
 from training.data.sources.rows import SourceError
 from training.data.splits import split
+from training.prepare import prepare
+
+FOLDER = {"kind": "folder", "path": "clips", "language": "it"}
 
 
 @pytest.fixture
@@ -131,7 +134,9 @@ def test_a_correction_of_a_test_sentence_is_left_out(store, source, tmp_path, ma
     ("content", "message"),
     [
         ({"sources": [{"kind": "corrections", "use": "test"}]}, "use"),
-        ({"sources": [{"kind": "corrections"}], "guards": [{"kind": "corrections"}]}, "guards names corrections"),
+        ({"sources": [{"kind": "corrections"}]}, "sources names corrections alone"),
+        ({"sources": [FOLDER], "guards": [{"kind": "corrections"}]}, "replay and guards are general speech"),
+        ({"sources": [FOLDER], "replay": [{"kind": "corrections"}]}, "replay and guards are general speech"),
         ({"sources": [{"kind": "corrections", "url": "postgresql://a:b@c/d"}]}, "looks like a secret"),
     ],
 )
@@ -139,3 +144,31 @@ def test_what_may_not_be_asked_for(content, message):
     """A test set or guards of corrections, and a password in a recipe."""
     with pytest.raises(ConfigError, match=message):
         make_config("it.toml", content)
+
+
+def test_a_language_without_a_test_set_is_not_learned(store, source, tmp_path, tokenizer):
+    """Nobody would see what it does: it is left out, and said to be; the rest is used."""
+    for i in range(4):
+        keep(store, i, f"corretto {i}")
+    stray = keep(store, 9, "исправлено", language="ru")
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    rows = ["file_name,text"]
+    for i in range(8):
+        samples = np.random.default_rng(100 + i).integers(-9000, 9000, 16_000, dtype=np.int16)
+        (folder / f"{i}.flac").write_bytes(encode_flac(samples))
+        rows.append(f"{i}.flac,altro {i}")
+    (folder / "metadata.csv").write_text("\n".join(rows) + "\n")
+    config = make_config(
+        "it.toml",
+        {
+            "sources": [source.model_dump(), {"kind": "folder", "path": folder, "language": "it"}],
+            "test_clips": 2,
+            "dev_clips": 2,
+        },
+    )
+    data = prepare(config, tokenizer, tmp_path / "cache")
+    assert {one.language for one in data.utterances} == {"it"}
+    assert [one.id for one in data.report.dropped if one.reason == "no_test_set"] == [f"corrections/{stray.id}"]
+    assert all(one.source != "corrections" for one in data.of("test"))
+    assert len(data.utterances) == 12
