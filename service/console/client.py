@@ -16,6 +16,10 @@ PASSED_ON = ("forwarded", "x-forwarded-for", "x-real-ip", "sec-fetch-site")
 """What tells where a caller really is; see `service.registry_api.why_not`."""
 
 
+TIMEOUT_S = 3600
+"""Of one answer; the service has limits of its own, and says which."""
+
+
 class ServiceError(Exception):
     """The service refused; the message is for people."""
 
@@ -147,8 +151,8 @@ class Caller:
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[httpx.AsyncClient]:
-        async with httpx.AsyncClient(  # noqa: S113 - the service has limits of its own
-            transport=self._transport, base_url="http://localhost", headers=self._headers, timeout=None
+        async with httpx.AsyncClient(
+            transport=self._transport, base_url="http://localhost", headers=self._headers, timeout=TIMEOUT_S
         ) as http:
             yield http
 

@@ -13,7 +13,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from service.console.transcript import show_word
+from service.console.transcript import show_words
 
 SAME = "no difference"
 
@@ -91,8 +91,8 @@ class Votes:
 
 
 def _card(name: str, answer: Mapping[str, Any]) -> str:
-    words = [word for segment in answer["segments"] for word in segment["words"] or ()]
-    text = "".join(map(show_word, words)).strip() or escape(answer["text"]) or "Nobody speaks in it."
+    text = " ".join(show_words(segment["words"], segment["text"]) for segment in answer["segments"])
+    text = text or "Nobody speaks in it."
     seconds = answer["timings"]["total"]
     return f'<article><h3>{escape(name)}</h3><p class="said">{text}</p><p class="facts">{seconds:.2f} s</p></article>'
 

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from http.cookies import CookieError, SimpleCookie
@@ -49,6 +50,9 @@ ELSEWHERE = re.compile(
 """Tags of Gradio's page that name other hosts: some are looked up before any policy is asked."""
 
 MAX_KEY_FORM_BYTES = 2_000
+
+_MAKING = threading.Lock()
+"""Gradio keeps the page that is being made in a global: two at once would end in each other."""
 
 
 def is_console_path(path: str) -> bool:
@@ -179,6 +183,11 @@ class Console:
 
 def _make(service: FastAPI, folder: Path) -> FastAPI:
     """Import Gradio and make the page; runs on a thread."""
+    with _MAKING:
+        return _make_alone(service, folder)
+
+
+def _make_alone(service: FastAPI, folder: Path) -> FastAPI:
     # Read when Gradio is imported, and when a page is made.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_TEMP_DIR"] = str(folder)

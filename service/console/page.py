@@ -33,7 +33,10 @@ ALIASES = ("production", "candidate", "canary", "shadow")
 
 CSS = """
 .gradio-container{max-width:60rem!important;margin:auto!important;padding:.75rem!important}
-.gradio-container .main,.gradio-container .wrap{max-width:100%}
+.gradio-container,.gradio-container main{width:100%!important;box-sizing:border-box}
+.gradio-container>main,.gradio-container .app{padding:0!important}
+@media(max-width:480px){.gradio-container{padding:.5rem!important}.tab-container button[role=tab]{padding:0 .55rem}}
+.corrections p{display:block}.corrections li,.reports li{display:block}
 h1{font-size:1.4rem;margin:.2rem 0}
 .transcript ol,.transcript ul,.corrections,.reports{list-style:none;padding:0;margin:.5rem 0}
 .transcript li{display:flex;flex-wrap:wrap;gap:.25rem .75rem;align-items:baseline;margin:.4rem 0}
@@ -55,7 +58,7 @@ margin:.5rem 0;overflow-wrap:anywhere}
 .compared h3,.version h3{margin:.1rem 0;font-size:1rem;overflow-wrap:anywhere}
 .badge{display:inline-block;border:1px solid currentColor;border-radius:1rem;padding:0 .5rem;font-size:.8rem}
 .scroll{overflow-x:auto}.versions table{border-collapse:collapse;font-size:.9rem}
-.versions caption{text-align:left;font-size:.85rem}
+.versions caption{text-align:left;white-space:nowrap;font-size:.85rem}
 .versions th,.versions td{border:1px solid #8886;padding:.2rem .5rem;text-align:left;white-space:nowrap}
 .versions summary{min-height:2.5rem;cursor:pointer;padding:.5rem 0}
 .curves img{max-width:100%;height:auto;background:#fff}
@@ -75,7 +78,11 @@ document.addEventListener("click", (event) => {
 def make_theme() -> Any:
     """Return Gradio's theme in the system's own letters: fonts are fetched from nowhere."""
     sans, mono = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")
-    return gr.themes.Default(font=sans, font_mono=mono)
+    theme = gr.themes.Default(primary_hue="blue", font=sans, font_mono=mono)
+    # Dark enough to be read on, which Gradio's own is not.
+    fill = {"button_primary_background_fill": "*primary_700", "button_primary_background_fill_hover": "*primary_800"}
+    dark = {f"{name}_dark": value for name, value in fill.items()}
+    return theme.set(**fill, **dark, block_label_text_color="*neutral_700", block_title_text_color="*neutral_700")
 
 
 def make_page(service: FastAPI) -> Any:
@@ -154,7 +161,14 @@ def _fields(language: str | None, task: str, model: str | None) -> dict[str, str
 
 def _transcribe_tab(service: FastAPI, page: Any) -> None:  # noqa: PLR0915 - a page reads top to bottom
     kept = gr.State(None, time_to_live=STATE_SECONDS)
-    clip = gr.Audio(sources=["upload", "microphone"], type="filepath", label="Clip", editable=False, elem_id="clip")
+    clip = gr.Audio(
+        sources=["upload", "microphone"],
+        type="filepath",
+        label="Clip",
+        editable=False,
+        buttons=["download"],
+        elem_id="clip",
+    )
     with gr.Row():
         language = gr.Dropdown([("found out by listening", AUTO)], value=AUTO, label="Language", elem_id="language")
         task = gr.Radio(
@@ -268,7 +282,12 @@ async def _whole(caller: Caller, name: str, content: bytes, ref: str) -> dict[st
 def _compare_tab(service: FastAPI, page: Any, votes: compare.Votes) -> None:
     order = gr.State(None, time_to_live=STATE_SECONDS)
     clip = gr.Audio(
-        sources=["upload", "microphone"], type="filepath", label="Clip", editable=False, elem_id="compare-clip"
+        sources=["upload", "microphone"],
+        type="filepath",
+        label="Clip",
+        editable=False,
+        buttons=["download"],  # not Gradio's share, which uploads to another host
+        elem_id="compare-clip",
     )
     which = gr.CheckboxGroup([], label="Versions that are served", elem_id="compare-which")
     blind = gr.Checkbox(label="Blind: hide the names, then vote", value=True, elem_id="blind")
@@ -336,7 +355,7 @@ def _models_tab(service: FastAPI, page: Any, tab: Any) -> None:
     seen = gr.State(None, time_to_live=STATE_SECONDS)
     listed = gr.HTML(elem_id="versions")
     again = gr.Button("Look again", elem_id="look-again")
-    with gr.Accordion("Curves", open=False):
+    with gr.Accordion("Curves", open=False, elem_id="drawn"):
         curves_of = gr.Dropdown([], label="Version", elem_id="curves-of")
         curves = gr.HTML(elem_id="curves")
     with gr.Accordion("Promote, or roll back", open=False, elem_id="moving"):
@@ -364,7 +383,7 @@ def _models_tab(service: FastAPI, page: Any, tab: Any) -> None:
         return (
             versions.show_versions(found["data"]),
             gr.update(choices=ids, value=ids[0][1] if ids else None),
-            gr.update(choices=drawn, value=None),
+            gr.update(choices=drawn, value=drawn[0][1] if drawn else None),
             state,
             note,
         )
@@ -405,7 +424,7 @@ def _models_tab(service: FastAPI, page: Any, tab: Any) -> None:
     outputs = [listed, version, curves_of, seen, allowed]
     for event in (page.load, tab.select, again.click):
         event(look, None, outputs, api_visibility="private")
-    curves_of.input(draw, [seen, curves_of], curves, api_visibility="private")
+    curves_of.change(draw, [seen, curves_of], curves, api_visibility="private")
     moved = move.click(point, [seen, version, alias, reason], said, api_visibility="private")
     moved.then(look, None, outputs, api_visibility="private")
     rolled = back.click(roll_back, [seen, reason], said, api_visibility="private")

@@ -29,16 +29,34 @@ def clock(seconds: float) -> str:
 def show_word(word: Mapping[str, Any]) -> str:
     """Mark one word by colour, by its underline and by a title with the number."""
     name = level(word["probability"])
-    text = word["word"]
-    bare = text.strip()
-    gap = " " if text[:1].isspace() else ""
-    return f'{gap}<span class="w {name}" title="{word["probability"]:.0%} ({name})">{escape(bare)}</span>'
+    return f'<span class="w {name}" title="{word["probability"]:.0%} ({name})">{escape(word["word"].strip())}</span>'
+
+
+def gaps(words: Sequence[Mapping[str, Any]], text: str) -> list[str]:
+    """Return what stands in the text before each word: mostly a blank, and nothing in Chinese."""
+    found, position = [], 0
+    for word in words:
+        bare = word["word"].strip()
+        at = text.find(bare, position)
+        if at < 0:
+            found.append(" ")
+            continue
+        found.append(text[position:at])
+        position = at + len(bare)
+    return found
+
+
+def show_words(words: Sequence[Mapping[str, Any]] | None, text: str) -> str:
+    """Return the text with its words marked; unmarked where there are none."""
+    if not words:
+        return escape(text)
+    marked = zip(gaps(words, text), words, strict=True)
+    return "".join(escape(gap) + show_word(word) for gap, word in marked).strip()
 
 
 def show_segment(segment: Mapping[str, Any]) -> str:
     """Return a row: a button that plays from here, and the words."""
-    words = segment.get("words")
-    text = "".join(map(show_word, words)).strip() if words else escape(segment["text"])
+    text = show_words(segment.get("words"), segment["text"])
     start, end = clock(segment["start"]), clock(segment["end"])
     flags = "".join(f' <em class="flag">{escape(str(flag).replace("_", " "))}</em>' for flag in segment["flags"])
     return (
@@ -131,5 +149,8 @@ def _segment(content: Mapping[str, Any]) -> Any:
 
     words = content.get("words")
     known = {name: content[name] for name in Segment.__dataclass_fields__ if name in content}
-    made = None if words is None else tuple(Word(**word, tokens=()) for word in words)
+    made = None
+    if words is not None:  # the engine's own have their blanks, by which lines are broken
+        spaced = zip(gaps(words, content["text"]), words, strict=True)
+        made = tuple(Word(**{**word, "word": gap + word["word"].strip()}, tokens=()) for gap, word in spaced)
     return Segment(**{**known, "words": made})

@@ -48,7 +48,7 @@ def _show_version(card: Mapping[str, Any]) -> str:
     served = ' <span class="badge served">served</span>' if card["served"] else ""
     rates = word_error_rates(card)
     figures = (
-        _table("Word error rate on its test set, with its 95 % interval", ("language", "WER"), list(rates.items()))
+        _table("On its test set, with 95 % intervals", ("language", "WER"), list(rates.items()))
         if rates
         else '<p class="facts">It was published without figures of a test set.</p>'
     )

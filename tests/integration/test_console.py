@@ -67,6 +67,7 @@ def console(base, tmp_path_factory, free_port):
     settings = {
         "WHISPERLOOP_CORRECTIONS": f"sqlite:///{folder}/corrections.db",
         "WHISPERLOOP_CONSOLE_VOTES": str(folder / "votes.jsonl"),
+        "WHISPERLOOP_CONSOLE": "true",
         "WHISPERLOOP_ALSO": "candidate",
         "WHISPERLOOP_CANARY_SHARE": "0",
     }
@@ -127,8 +128,13 @@ def _click(browser, css):
 
 
 def _tab(browser, name):
-    found = [one for one in browser.find_elements(By.CSS_SELECTOR, "button[role=tab]") if one.text.strip() == name]
-    found[0].click()
+    def named():
+        tabs = browser.find_elements(By.CSS_SELECTOR, "button[role=tab], .overflow-dropdown button")
+        return [one for one in tabs if one.text.strip() == name]
+
+    if not named():  # of many tabs, the last are in a menu on a narrow screen
+        browser.find_element(By.CSS_SELECTOR, ".overflow-menu > button").click()
+    WebDriverWait(browser, 10).until(lambda _: named())[0].click()
 
 
 def _upload(browser, css, path):
@@ -173,6 +179,7 @@ def test_transcribe_correct_compare_and_promote(console, browser, clip):  # noqa
     assert [one.text for one in browser.find_elements(By.CSS_SELECTOR, "#files a")] == [
         f"transcript.{form}" for form in ("txt", "srt", "vtt", "json")
     ]
+    assert _wait(browser, "#shown ol .said").text in _wait(browser, "#text textarea").get_attribute("value")
     _picture(browser, "transcribe.png")
 
     text = _wait(browser, "#text textarea")
@@ -211,6 +218,9 @@ def test_transcribe_correct_compare_and_promote(console, browser, clip):  # noqa
     assert not browser.find_elements(By.CSS_SELECTOR, "#versions script")
     _click(browser, "#versions summary")
     _picture(browser, "models.png")
+    _click(browser, "#drawn button")
+    _wait(browser, "#curves img")
+    _picture(browser, "curves.png")
     _click(browser, "#moving button")
     reason = _wait(browser, "#move-reason textarea, #move-reason input")
     reason.send_keys("it hears better")
