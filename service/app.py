@@ -14,8 +14,9 @@ from fastapi import Depends, FastAPI
 from fastapi.security import HTTPBearer
 from starlette.middleware.cors import CORSMiddleware
 
-from service import decoder, feedback, openai_api, routes
+from service import decoder, feedback, openai_api, registry_api, routes
 from service.authorise import Authorise
+from service.console.mount import Console, ConsoleRoute
 from service.errors import ApiError, add_exception_handlers
 from service.jobs import api as jobs
 from service.keys import Keyring
@@ -74,6 +75,8 @@ def create_app(settings: Settings | None = None, *, load: Load | None = None) ->
                 tasks.append(asyncio.create_task(asyncio.to_thread(feedback.prepare, app), name="corrections"))
             if settings.database:
                 tasks.append(asyncio.create_task(_do_jobs(app, settings), name="job runner"))
+            if console is not None:  # last, and on a thread: Gradio's import takes seconds
+                tasks.append(asyncio.create_task(console.run(), name="console"))
 
         tasks.append(asyncio.create_task(app.state.models.watch(then)))
         yield
@@ -109,7 +112,7 @@ def create_app(settings: Settings | None = None, *, load: Load | None = None) ->
     app.state.limits = Limits()
     # The last that is added sees a request first.
     if settings.keys is not None:
-        app.add_middleware(Authorise, keyring=Keyring(settings.keys), limits=app.state.limits)
+        app.add_middleware(Authorise, keyring=Keyring(settings.keys), limits=app.state.limits, console=settings.console)
     app.add_middleware(RequestLog)
     add_telemetry(app, telemetry())
     if settings.cors_origins:
@@ -123,9 +126,13 @@ def create_app(settings: Settings | None = None, *, load: Load | None = None) ->
         )
     add_exception_handlers(app)
     app.include_router(routes.router, tags=["Whisperloop"])
+    app.include_router(registry_api.router)  # before OpenAI's, whose /v1/models/{name} takes slashes
     app.include_router(openai_api.router, tags=["OpenAI's API"])
     app.include_router(jobs.router)
     app.include_router(feedback.router)
+    console = Console(app) if settings.console else None
+    if console is not None:
+        app.router.routes.append(ConsoleRoute(console))
     return app
 
 

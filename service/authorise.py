@@ -4,8 +4,10 @@ import re
 from functools import partial
 
 from fastapi import Request
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.console.mount import ENTER, is_console_path, key_in_cookie
 from service.errors import ApiError, envelope
 from service.keys import Keyring
 from service.limits import Limits, paid_by
@@ -22,13 +24,16 @@ class Authorise:
     It judges the path as it came, before anybody routes or rewrites it: what is not exactly an open path needs a key.
     """
 
-    def __init__(self, app: ASGIApp, keyring: Keyring, limits: Limits) -> None:
-        self._app, self._keyring, self._limits = app, keyring, limits
+    def __init__(self, app: ASGIApp, keyring: Keyring, limits: Limits, *, console: bool = False) -> None:
+        self._app, self._keyring, self._limits, self._console = app, keyring, limits, console
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let one request in, or refuse it before its body is read."""
         if scope["type"] == "lifespan" or (scope["type"] == "http" and scope["path"] in OPEN_PATHS):
             await self._app(scope, receive, send)
+            return
+        if scope["type"] == "http" and self._console and is_console_path(scope["path"]):
+            await self._let_into_console(scope, receive, send)
             return
         presented = _presented(scope)
         key = None if presented is None else self._keyring.find(presented)
@@ -59,6 +64,21 @@ class Authorise:
             return
         with paid_by(partial(self._limits.charge, key.name)):
             await self._app(scope, receive, send_with_limits)
+
+    async def _let_into_console(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a browser in by its cookie; without a valid key it gets the page that asks for one, and nothing else.
+
+        The page's own parts cost nothing: what it asks of the service comes by here again, with the key, and counts.
+        """
+        presented = key_in_cookie(Headers(scope=scope))
+        key = None if presented is None else self._keyring.find(presented.encode())
+        if key is None and scope["path"] not in {"/", ENTER}:
+            await envelope(Request(scope), _unauthorised(None))(scope, receive, send)
+            return
+        scope["state"]["has_key"] = key is not None
+        if key is not None:
+            scope["state"]["facts"]["key"] = key.name
+        await self._app(scope, receive, send)
 
 
 def _presented(scope: Scope) -> bytes | None:

@@ -102,6 +102,14 @@ class Settings(BaseSettings):
     webhook_secret: SecretStr = Field(
         default=SecretStr(""), description="What messages are signed with: whsec_ and base64 of 24 to 64 bytes."
     )
+    console: bool = Field(default=True, description="A page for people at /, if Gradio is installed; false for none.")
+    console_votes: Path | None = Field(
+        default=None,
+        description="The file that votes of blind comparisons are appended to (JSONL); none: only counted.",
+    )
+    console_reports: Path = Field(
+        default=Path("runs/retrain"), description="Where retraining leaves its reports, which the console shows."
+    )
     drain_s: float = Field(
         default=0,
         ge=0,

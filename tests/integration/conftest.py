@@ -15,6 +15,7 @@ from training.shell import Shell
 RUNS = Path(__file__).parents[2] / "runs"
 
 os.environ["WHISPERLOOP_DATABASE"] = ""  # no jobs but those of a test
+os.environ["WHISPERLOOP_CONSOLE"] = "false"  # its import would run beside what is measured
 os.environ["WHISPERLOOP_THREADS"] = "2"  # a service that thinks it is idle would measure in the middle of other tests
 
 

@@ -112,6 +112,7 @@ def anyio_backend() -> str:
 def _no_database(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep no jobs, and do none that lie in this checkout, unless a test names a database."""
     monkeypatch.setenv("WHISPERLOOP_DATABASE", "")
+    monkeypatch.setenv("WHISPERLOOP_CONSOLE", "false")  # seconds of import, beside whatever is tested
     monkeypatch.setenv("WHISPERLOOP_VAD", "false")  # which is right about tones: nobody speaks
 
 

@@ -1,0 +1,64 @@
+"""What waits to be learned, and what the last retrainings came to.
+
+Corrections come from the service's own interface, so everybody sees what their key may. Reports are files of the
+operator's that are read as data; they hold no word of what was said.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+SHOWN_REPORTS = 20
+
+
+def read_reports(folder: Path) -> list[dict[str, Any]]:
+    """Return the last reports of all retrainings, the newest first; what cannot be read is left out."""
+    found = []
+    for path in folder.glob("*/reports.jsonl"):
+        try:
+            lines = path.read_text(encoding="utf-8").split("\n")[-SHOWN_REPORTS - 1 :]
+        except (OSError, UnicodeDecodeError):
+            continue
+        for line in lines:
+            try:
+                report = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(report, dict):
+                found.append(report)
+    return sorted(found, key=lambda report: str(report.get("started_at")), reverse=True)[:SHOWN_REPORTS]
+
+
+def show_counts(counts: Mapping[str, Any]) -> str:
+    """Return how much there is."""
+    if not counts["clips"]:
+        return "<p>Nothing was corrected yet: correct a transcript, and it is listed here.</p>"
+    languages = ", ".join(f"{escape(name)}: {count}" for name, count in counts["by_language"].items())
+    minutes = counts["seconds"] / 60
+    clips = "1 clip" if counts["clips"] == 1 else f"{counts['clips']} clips"
+    return f"<p><b>{clips}</b>, {minutes:.1f} minutes ({languages}).</p>"
+
+
+def show_corrections(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return what was corrected: heard, and said."""
+    shown = "".join(
+        f'<li><p class="facts">{escape(row["language"])} · {row["seconds"]:.1f} s · {escape(row["model"] or "")}</p>'
+        f'<p class="said"><del>{escape(row["hypothesis"])}</del></p>'
+        f'<p class="said"><ins>{escape(row["correction"] or "(nobody speaks)")}</ins></p></li>'
+        for row in rows
+    )
+    return f'<ul class="corrections">{shown}</ul>' if shown else ""
+
+
+def show_reports(reports: Sequence[Mapping[str, Any]]) -> str:
+    """Return what retrainings came to."""
+    if not reports:
+        return "<p>No retraining has reported yet.</p>"
+    shown = "".join(
+        f"<li><b>{escape(str(one.get('result', '')).replace('_', ' '))}</b> · {escape(str(one.get('name', '')))} · "
+        f"{escape(str(one.get('started_at', '')))}<br>{escape(str(one.get('detail', '')))}</li>"
+        for one in reports
+    )
+    return f'<ul class="reports">{shown}</ul>'

@@ -1,0 +1,253 @@
+"""The console's pure parts, and how it stands beside the API: what is escaped, marked, exported, hidden and let in."""
+
+import json
+import random
+
+import pytest
+
+from service.console import compare, learning, mount, transcript, versions
+from service.keys import add_key
+
+WORDS = [
+    {"word": "<b>Hi</b>", "start": 0.0, "end": 0.4, "probability": 0.97},
+    {"word": "there", "start": 0.5, "end": 0.9, "probability": 0.7},
+    {"word": "you", "start": 1.0, "end": 1.4, "probability": 0.2},
+]
+SEGMENT = {
+    "id": 0,
+    "start": 0.0,
+    "end": 1.5,
+    "text": "<b>Hi</b> there you",
+    "seek": 0,
+    "tokens": [],
+    "avg_logprob": -0.1,
+    "no_speech_prob": 0.0,
+    "compression_ratio": 1.0,
+    "temperature": 0.0,
+    "flags": ["low_logprob"],
+    "words": WORDS,
+    "logprobs": None,
+}
+ANSWER = {
+    "text": "<b>Hi</b> there you",
+    "language": "en",
+    "duration": 2.0,
+    "no_speech": False,
+    "segments": [SEGMENT],
+    "model": "whisper@1",
+    "warnings": ["<i>careful</i>"],
+    "partial": None,
+    "timings": {"total": 0.1},
+}
+BOUNDS = {"value": 0.123, "low": 0.1, "high": 0.15}
+
+
+def test_words_are_marked_by_class_title_and_nothing_is_markup():
+    """Each word has its level, its number in words, and no tag of what was said survives."""
+    shown = transcript.show(ANSWER, None)
+    assert '<span class="w sure" title="97% (sure)">&lt;b&gt;Hi&lt;/b&gt;</span> <span class="w unsure"' in shown
+    assert 'title="20% (doubtful)">you</span>' in shown
+    assert "<b>" not in shown
+    assert "<i>careful" not in shown
+
+
+@pytest.mark.parametrize(("probability", "name"), [(0.9, "sure"), (0.89, "unsure"), (0.6, "unsure"), (0.0, "doubtful")])
+def test_levels(probability, name):
+    """A word on a threshold is called by the better name."""
+    assert transcript.level(probability) == name
+
+
+def test_words_stand_as_they_were_written():
+    """Blanks come from the text: none in Chinese, and one where a word is not found."""
+    words = [{"word": "你"}, {"word": "好"}, {"word": "x"}]
+    assert transcript.gaps(words, "你好") == ["", "", " "]
+
+
+def test_a_segment_has_a_button_that_says_where_it_plays_from():
+    """It is reached by keyboard, and told by a label."""
+    shown = transcript.show_segment({**SEGMENT, "start": 62.04})
+    assert 'data-start="62.04" aria-label="Play from 1:02.0"' in shown
+
+
+def test_subtitles_are_laid_out_from_the_answer():
+    """The srt and vtt have the words and the times of the answer."""
+    assert transcript.subtitles([SEGMENT], "srt").startswith("1\n00:00:00,000 --> ")
+    assert ["<b>Hi</b>", "there", "you"][-1] in transcript.subtitles([SEGMENT], "vtt")
+    assert transcript.subtitles([SEGMENT], "vtt").startswith("WEBVTT")
+
+
+def test_downloads_are_in_the_page():
+    """All four files are links that no server is asked for."""
+    shown = transcript.show_downloads(ANSWER)
+    for form in ("txt", "srt", "vtt", "json"):
+        assert f'download="transcript.{form}" href="data:' in shown
+
+
+def test_what_can_be_corrected_is_at_most_30_s():
+    """Of a long clip, parts; of a short one, the whole first."""
+    assert transcript.parts(ANSWER)[0] == ("the whole clip", "whole")
+    assert [value for _, value in transcript.parts({**ANSWER, "duration": 31.0})] == ["0"]
+    assert transcript.part(ANSWER, "0") == ("<b>Hi</b> there you", {"start": "0.000", "end": "1.500"})
+    assert transcript.part(ANSWER, "whole") == (ANSWER["text"], {})
+
+
+def test_blind_orders_are_all_equally_likely():
+    """Nobody can tell from the place which version answered."""
+    rng = random.Random(1)  # noqa: S311 - the same order in every run of the test
+    first = [compare.blind_order(["a", "b"], rng)[0] for _ in range(2000)]
+    assert 900 < first.count("a") < 1100
+
+
+def test_blind_answers_tell_nothing_but_words():
+    """Neither the version nor probabilities, which differ by version, nor how long it took."""
+    shown = compare.show_answers([ANSWER, ANSWER], ["A", "B"], blind=True)
+    assert "whisper@1" not in shown
+    assert "%" not in shown
+    assert "<b>" not in shown
+
+
+def test_votes_are_counted_and_appended(tmp_path):
+    """A vote names the version behind its letter; the file holds no word of what was said."""
+    votes = compare.Votes(tmp_path / "in" / "votes.jsonl")
+    assert votes.cast(["m@2", "m@1"], "B") == "m@1"
+    assert votes.cast(["m@2", "m@1"], compare.SAME) == compare.SAME
+    lines = [json.loads(line) for line in (tmp_path / "in" / "votes.jsonl").read_text().splitlines()]
+    assert [line["chosen"] for line in lines] == ["m@1", compare.SAME]
+    assert set(lines[0]) == {"at", "order", "chosen"}
+    assert compare.Votes(None).cast(["m@1"], "A") == "m@1"
+
+
+def test_versions_are_shown_from_data_and_escaped():
+    """Figures with intervals, odd ones as a dash, and no markup of a version's or a verdict's."""
+    evil = "<script>alert(1)</script>"
+    verdict = {
+        "decision": "refuse",
+        "base": evil,
+        "reasons": [evil],
+        "comparisons": {evil: {"clips": 3, "base": BOUNDS, "candidate": "odd", "difference": BOUNDS}, "x": 3},
+        "guards": [],
+        "notes": "odd",
+    }
+    card = {
+        "id": "1",
+        "ref": "m@1",
+        "created_at": "today",
+        "base": None,
+        "parent": evil,
+        "aliases": ["production"],
+        "served": True,
+        "metrics": {"test": {"wer": {"it": BOUNDS, "all": None}}},
+        "pictures": [],
+        "verdicts": [{"file": evil, "content": verdict}],
+    }
+    shown = versions.show_versions([card])
+    assert "<script" not in shown
+    assert "12.3% (10.0 – 15.0)" in shown
+    assert "refuse" in shown
+    assert versions.word_error_rates(card) == {"all": versions.UNKNOWN, "it": "12.3% (10.0 – 15.0)"}
+    assert versions.word_error_rates({"metrics": {"test": []}}) == {}
+
+
+def test_reports_are_read_and_escaped(tmp_path):
+    """The newest first; lines and files that cannot be read are left out."""
+    for name, started in (("a", "2026-01-01"), ("b", "2026-01-02")):
+        (tmp_path / name).mkdir()
+        line = json.dumps({"name": name, "result": "promoted", "detail": "<b>", "started_at": started})
+        (tmp_path / name / "reports.jsonl").write_text(f"{line}\nnot json\n")
+    found = learning.read_reports(tmp_path)
+    assert [one["name"] for one in found] == ["b", "a"]
+    assert "<b></b>" not in learning.show_reports(found)
+    assert "&lt;b&gt;" in learning.show_reports(found)
+    assert learning.read_reports(tmp_path / "nowhere") == []
+
+
+@pytest.mark.parametrize(
+    ("path", "is_ours"),
+    [
+        ("/", True),
+        ("/assets/index.js", True),
+        ("/gradio_api/queue/join", True),
+        ("/gradio_api/proxy=https://x", False),
+        ("/gradio_api/file=https://x", False),
+        ("/transcribe", False),
+        ("/v1/models", False),
+        ("/console", False),
+    ],
+)
+def test_the_console_takes_its_own_paths_only(path, is_ours):
+    """The API keeps its paths, and what Gradio has beside the page is closed."""
+    assert mount.is_console_path(path) == is_ours
+
+
+def test_tags_of_other_hosts_are_taken_out():
+    """Whatever Gradio's page would fetch from elsewhere is not in it; the rest is."""
+    page = b'<link rel="preconnect" href="https://a"/><script src="https://b" async></script><script>1</script>'
+    assert mount.ELSEWHERE.sub(b"", page) == b"<script>1</script>"
+
+
+@pytest.mark.anyio
+async def test_until_it_is_there_a_page_reloads_itself(make_app, serve):
+    """GET / answers at once, whether or not there is a model, and says that the API does not wait."""
+    async with serve(make_app(console=True), wait=False) as client:
+        answer = await client.get("/")
+        assert answer.status_code == 200
+        assert "refresh" in answer.text
+        assert (await client.get("/nothing")).json()["error"]["code"] == "not_found"
+        assert (await client.get("/transcribe")).status_code == 405
+
+
+@pytest.mark.anyio
+async def test_without_gradio_it_says_what_to_install(make_app, serve, monkeypatch):
+    """Where the extra is missing, / names it."""
+    monkeypatch.setattr(mount, "is_installed", lambda: False)
+    async with serve(make_app(console=True)) as client:
+        assert "whisperloop[service,console]" in (await client.get("/")).text
+
+
+@pytest.mark.anyio
+async def test_off_by_a_setting(make_app, serve):
+    """Without the console, / is nothing."""
+    async with serve(make_app(console=False)) as client:
+        assert (await client.get("/")).status_code == 404
+
+
+@pytest.mark.anyio
+async def test_with_keys_the_page_asks_for_one(make_app, serve, tmp_path):
+    """Without a key there is the form, and no upload; with one, a cookie of the session that scripts cannot read."""
+    file = tmp_path / "keys"
+    key = add_key(file, "me")
+    async with serve(make_app(keys=file, console=True)) as client:
+        assert 'type="password"' in (await client.get("/")).text
+        assert (await client.post("/gradio_api/upload")).status_code == 401
+        wrong = await client.get("/", headers={"Cookie": "whisperloop_key=wrong"})
+        assert "not valid here" in wrong.text
+        entered = await client.post("/console/enter", data={"key": key})
+        cookie = entered.headers["set-cookie"]
+        assert entered.status_code == 303
+        assert "HttpOnly" in cookie
+        assert "SameSite=strict" in cookie
+        assert "Max-Age" not in cookie
+        inside = await client.get("/", headers={"Cookie": f"whisperloop_key={key}"})
+        assert 'type="password"' not in inside.text
+        refused = await client.get("/version", headers={"Cookie": f"whisperloop_key={key}"})
+        assert refused.status_code == 401  # the cookie opens the console, and nothing else
+
+
+@pytest.mark.anyio
+async def test_the_console_asks_as_any_caller(make_app, serve, wav, tmp_path):
+    """Its way to the service needs a key where keys are wanted, streams, and says errors in the service's words."""
+    from service.console.client import Caller, ServiceError
+
+    file = tmp_path / "keys"
+    key = add_key(file, "me")
+    app = make_app(keys=file)
+    async with serve(app):
+        caller = Caller(app, key, ("127.0.0.1", 1))
+        events = [event async for event in caller.transcribe("a.wav", wav(1.0), {"language": "it"})]
+        assert events[-1]["type"] == "transcript.text.done"
+        with pytest.raises(ServiceError, match="switch them on"):
+            await caller.get("/v1/feedback/counts")
+        with pytest.raises(ServiceError, match="not valid any more"):
+            await Caller(app, None, ("127.0.0.1", 1)).get("/version")
+        with pytest.raises(ServiceError):
+            [event async for event in caller.transcribe("a.wav", b"no audio", {})]
