@@ -17,7 +17,8 @@ import numpy as np
 import typer
 
 from speech.context import FRAMES_PER_POSITION, POSITIONS_PER_SECOND
-from speech.engine.tuning import Tuning, cores, load_whisper
+from speech.engine.tuning import Tuning, load_whisper
+from speech.machine import cores
 from speech.tokens import WhisperTokenizer
 
 BATCHES = ((1, 224), (8, 224), (16, 224), (1, 640), (6, 640), (1, 1500))  # windows, positions of each

@@ -17,8 +17,8 @@ import numpy as np
 import threadpoolctl
 import typer
 
-from speech.engine.tuning import cores
 from speech.features import log_mel_spectrogram, pad_or_trim
+from speech.machine import cores
 from speech.tokens import WhisperTokenizer
 
 POSITIONS = 224  # 3 s and a margin

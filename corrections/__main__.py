@@ -13,7 +13,12 @@ from rich.table import Table
 from corrections.export import write_folder
 from corrections.store import CorrectionsError, CorrectionStore, NewerDatabaseError, Which
 
-app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(
+    help=__doc__,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion="__main__" not in sys.argv[0],  # shells complete programs, not `python -m`
+)
 
 SECONDS_A_DAY = 86_400
 
@@ -34,7 +39,12 @@ def list_command(
     language: LanguageOption = None,
     limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 20,
 ) -> None:
-    """List corrections, the newest first: what was heard, and what was said."""
+    """List corrections, the newest first: what was heard, and what was said.
+
+    For example:
+
+        python -m corrections list --language it --limit 50
+    """
     table = Table("id", "when", "key", "language", "s", "heard", "said")
     for one in CorrectionStore(database).list(Which(key=key, language=language), limit=limit).items:
         when = time.strftime("%Y-%m-%d %H:%M", time.gmtime(one.updated_at))
@@ -44,7 +54,12 @@ def list_command(
 
 @app.command()
 def stats(database: DatabaseOption, key: KeyOption = None) -> None:
-    """Count clips, minutes and bytes."""
+    """Count clips, minutes and bytes.
+
+    For example:
+
+        python -m corrections stats --key app
+    """
     counts = CorrectionStore(database).count(Which(key=key))
     languages = ", ".join(f"{code} {n}" for code, n in counts.by_language.items()) or "none"
     typer.echo(f"{counts.clips} clips ({languages}), {counts.seconds / 60:.1f} min, {counts.bytes / 1e6:.1f} MB")
@@ -57,7 +72,12 @@ def export(
     key: KeyOption = None,
     language: LanguageOption = None,
 ) -> None:
-    """Write FLAC files and metadata.jsonl, as in audiofolder: python -m training run --folder FOLDER."""
+    """Write FLAC files and metadata.jsonl, as in audiofolder: python -m training run --folder FOLDER.
+
+    For example:
+
+        python -m corrections export corrected --language it
+    """
     store, which = CorrectionStore(database), Which(key=key, language=language)
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
@@ -76,7 +96,14 @@ def delete(
     key: KeyOption = None,
     older_than_days: Annotated[float | None, typer.Option(min=0, help="Not changed for so many days.")] = None,
 ) -> None:
-    """Delete corrections with their audio, for good: by id, by key, by age, or by key and age."""
+    """Delete corrections with their audio, for good: by id, by key, by age, or by key and age.
+
+    For example:
+
+        python -m corrections delete --key app
+
+        python -m corrections delete --older-than-days 365
+    """
     if bool(ids) == (key is not None or older_than_days is not None):
         raise CorrectionsError("say what to delete: ids, or --key, --older-than-days, or both of these")
     store = CorrectionStore(database)
@@ -92,16 +119,21 @@ def delete(
 
 @app.command()
 def upgrade(database: DatabaseOption) -> None:
-    """Make the database, or bring it to this release's form; the service does so, too, when it starts."""
+    """Make the database, or bring it to this release's form; the service does so, too, when it starts.
+
+    For example:
+
+        python -m corrections upgrade
+    """
     store = CorrectionStore(database)
     store.open()
     typer.echo(f"{store.name} is ready")
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line, as `python -m corrections` or as the script `whisperloop-corrections`."""
     try:
-        app(prog_name="python -m corrections")
+        app(prog_name="python -m corrections" if "__main__" in sys.argv[0] else None)
     except (CorrectionsError, NewerDatabaseError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)

@@ -33,7 +33,7 @@ class _OneLineErrors(typer.core.TyperGroup):
 app = typer.Typer(
     cls=_OneLineErrors,
     no_args_is_help=True,
-    add_completion=False,
+    add_completion="__main__" not in sys.argv[0],  # shells complete programs, not `python -m`
     help="Model versions on disk: import, list, verify, move aliases, roll back.",
 )
 
@@ -49,7 +49,12 @@ DEFAULT_ROOT = Path("runs/registry")
 
 @app.command("list")
 def list_versions(registry: RegistryOption = DEFAULT_ROOT) -> None:
-    """List all models, their versions and aliases."""
+    """List all models, their versions and aliases.
+
+    For example:
+
+        python -m registry list
+    """
     store = Registry(registry)
     models = store.models()
     if not models:
@@ -73,7 +78,12 @@ def list_versions(registry: RegistryOption = DEFAULT_ROOT) -> None:
 
 @app.command()
 def show(ref: RefArgument, registry: RegistryOption = DEFAULT_ROOT) -> None:
-    """Show a version's origin and files."""
+    """Show a version's origin and files.
+
+    For example:
+
+        python -m registry show whisper@production
+    """
     store = Registry(registry)
     version = store.resolve(ref)
     manifest = version.manifest
@@ -101,7 +111,12 @@ def show(ref: RefArgument, registry: RegistryOption = DEFAULT_ROOT) -> None:
 
 @app.command()
 def verify(ref: RefArgument, registry: RegistryOption = DEFAULT_ROOT) -> None:
-    """Hash a version's files, check them against its manifest, and check the log."""
+    """Hash a version's files, check them against its manifest, and check the log.
+
+    For example:
+
+        python -m registry verify whisper@production
+    """
     store = Registry(registry)
     version = store.resolve(ref)
     manifest = version.manifest
@@ -123,7 +138,12 @@ def alias(
     verdict: Annotated[str | None, typer.Option(help="File name of the verdict that allows the move.")] = None,
     registry: RegistryOption = DEFAULT_ROOT,
 ) -> None:
-    """Point an alias at a version."""
+    """Point an alias at a version.
+
+    For example:
+
+        python -m registry alias whisper@candidate production --reason 'heard and liked'
+    """
     store = Registry(registry)
     version = store.resolve(ref)
     _move(store, version, name, reason=reason, expected=expected, verdict=verdict)
@@ -131,14 +151,24 @@ def alias(
 
 @app.command()
 def rollback(name: NameArgument, reason: ReasonOption, registry: RegistryOption = DEFAULT_ROOT) -> None:
-    """Swap production and previous."""
+    """Swap production and previous.
+
+    For example:
+
+        python -m registry rollback whisper --reason 'names are misspelt'
+    """
     moved = Registry(registry).rollback(name, reason=reason)
     print(f"{name}@production is now {moved.version}")
 
 
 @app.command()
 def verdicts(name: NameArgument, registry: RegistryOption = DEFAULT_ROOT) -> None:
-    """Show what the gate decided on a model's versions, and why."""
+    """Show what the gate decided on a model's versions, and why.
+
+    For example:
+
+        python -m registry verdicts whisper
+    """
     store = Registry(registry)
     paths = store.verdicts(name)
     if not paths:
@@ -152,7 +182,12 @@ def verdicts(name: NameArgument, registry: RegistryOption = DEFAULT_ROOT) -> Non
 
 @app.command()
 def log(name: NameArgument, registry: RegistryOption = DEFAULT_ROOT) -> None:
-    """Show all alias moves of a model, oldest first."""
+    """Show all alias moves of a model, oldest first.
+
+    For example:
+
+        python -m registry log whisper
+    """
     store = Registry(registry)
     entries = store.log(name)
     if not entries:
@@ -172,7 +207,12 @@ def log(name: NameArgument, registry: RegistryOption = DEFAULT_ROOT) -> None:
 
 @app.command()
 def gc(registry: RegistryOption = DEFAULT_ROOT) -> None:
-    """Remove what stopped writers left behind; never a version."""
+    """Remove what stopped writers left behind; never a version.
+
+    For example:
+
+        python -m registry gc
+    """
     removed = Registry(registry).collect_garbage()
     print(f"removed {len(removed)} leftovers")
 
@@ -189,7 +229,16 @@ def import_command(
     to: Annotated[str | None, typer.Option("--alias", help=f"Then point at it: {', '.join(ALIASES)}.")] = None,
     registry: RegistryOption = DEFAULT_ROOT,
 ) -> None:
-    """Make a Whisper model from elsewhere a version, with its CTranslate2 export; take in a version that was pushed."""
+    """Make a Whisper model from elsewhere a version, with its CTranslate2 export; take in a version that was pushed.
+
+    For example:
+
+        python -m registry import --name whisper --alias production
+
+        python -m registry import hub:openai/whisper-small --name small
+
+        python -m registry import my-checkpoint --name mine
+    """
     store = Registry(registry)
     check_name(name or default_name(source))
     if to is not None:
@@ -220,5 +269,10 @@ def _move(
     print(f"{version.name}@{alias} is now {moved.version}")
 
 
+def main() -> None:
+    """Run the command line, as `python -m registry` or as the script `whisperloop-registry`."""
+    app(prog_name="python -m registry" if "__main__" in sys.argv[0] else None)
+
+
 if __name__ == "__main__":
-    app(prog_name="python -m registry")
+    main()

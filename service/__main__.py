@@ -5,12 +5,14 @@ the time from here to the first answer is a promise (docs/benchmarks.md).
 """
 
 import socket
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from service.command_bench import bench
+from service.command_doctor import doctor
 from service.command_keys import keys
 from service.command_line import ModelOption, RegistryOption, option, read_settings, stop
 from service.command_transcribe import transcribe
@@ -26,7 +28,9 @@ class _ServesByDefault(typer.core.TyperGroup):
     """Takes options without a command as the server's."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not args or (args[0].startswith("-") and args[0] != "--help"):
+        own = ("--help", "--install-completion", "--show-completion")
+        is_completion = ctx.resilient_parsing
+        if not is_completion and (not args or (args[0].startswith("-") and not args[0].startswith(own))):
             args = ["serve", *args]
         return super().parse_args(ctx, args)
 
@@ -38,12 +42,13 @@ def _epilog() -> str:
 
 app = typer.Typer(
     cls=_ServesByDefault,
-    add_completion=False,
-    help="Serve a model over HTTP (the default), transcribe files, or measure this machine.",
+    add_completion="__main__" not in sys.argv[0],  # shells complete programs, not `python -m`
+    help="Serve a model over HTTP (the default), transcribe files, or look at this machine.",
     epilog=_epilog(),
 )
 app.command()(transcribe)
 app.command()(bench)
+app.command()(doctor)
 app.add_typer(keys, name="keys")
 
 
@@ -55,7 +60,14 @@ def serve(
     model: ModelOption = None,
     registry: RegistryOption = None,
 ) -> None:
-    """Serve a model version over HTTP: POST /transcribe, GET /health/ready, /version and /docs."""
+    """Serve a model version over HTTP: POST /transcribe, GET /health/ready, /version and /docs.
+
+    For example:
+
+        python -m service serve
+
+        python -m service serve --model mine@production --port 9000
+    """
     settings = read_settings(host=host, port=port, model=model, registry=registry)
     try:
         if settings.keys is not None:
@@ -95,5 +107,10 @@ def _listen(host: str, port: int) -> socket.socket:
         raise stop(f"cannot listen on {host}:{port}: {why}; choose another with --port") from error
 
 
+def main() -> None:
+    """Run the command line, as `python -m service` or as the script `whisperloop-service`."""
+    app(prog_name="python -m service" if "__main__" in sys.argv[0] else None)
+
+
 if __name__ == "__main__":
-    app(prog_name="python -m service")
+    main()

@@ -33,6 +33,10 @@ def bench(
     """Measure how fast this machine transcribes now: a clip alone, clips in a crowd, a long file, and the memory.
 
     The figures are of this machine, this version and this moment: whatever else runs takes its share.
+
+    For example:
+
+        python -m service bench --audio talk.wav
     """
     settings = read_settings(model=model, registry=registry, device=device)
     speech = None if audio is None else _read(audio)
@@ -80,7 +84,8 @@ def _facts(loaded: "Model", settings: "Settings") -> dict[str, Any]:
     from datetime import UTC, datetime
 
     from service.loading import CLIP_SAMPLES
-    from speech.engine.tuning import Tuning, cache_file, cores, processor, read_cached
+    from speech.engine.tuning import Tuning, cache_file, processor, read_cached
+    from speech.machine import cores
 
     engine = loaded.engine
     positions = engine.context.positions(CLIP_SAMPLES)

@@ -27,7 +27,14 @@ def add(
     audio_seconds_per_day: Annotated[float | None, typer.Option(help="Refuse more (429); without: no limit.")] = None,
     admin: Annotated[bool, typer.Option("--admin", help="Let it see and delete others' corrections, too.")] = False,
 ) -> None:
-    """Make a key and print it, this once: only its hash is kept."""
+    """Make a key and print it, this once: only its hash is kept.
+
+    For example:
+
+        python -m service keys add app --file keys.jsonl
+
+        python -m service keys add intern --file keys.jsonl --requests-per-minute 60
+    """
     try:
         key = add_key(
             file,
@@ -44,7 +51,12 @@ def add(
 
 @keys.command("list")
 def list_keys(file: File) -> None:
-    """List the keys' names and limits."""
+    """List the keys' names and limits.
+
+    For example:
+
+        python -m service keys list --file keys.jsonl
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -66,7 +78,12 @@ def list_keys(file: File) -> None:
 
 @keys.command()
 def revoke(name: Name, file: File) -> None:
-    """Take a key away: the running service refuses it from its next request on."""
+    """Take a key away: the running service refuses it from its next request on.
+
+    For example:
+
+        python -m service keys revoke intern --file keys.jsonl
+    """
     try:
         revoke_key(file, name)
     except KeysError as error:

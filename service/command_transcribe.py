@@ -76,6 +76,12 @@ def transcribe(
     What is done already is left out: after an interruption, the same command goes on. A file that cannot be
     transcribed does not stop the others, and of one that is cut off or damaged, what can be heard is written; the exit
     status is 1 if there is one of these.
+
+    For example:
+
+        python -m service transcribe talk.mp3
+
+        python -m service transcribe recordings --format srt --format txt --output-dir subtitles
     """
     settings = read_settings(model=model, registry=registry, device=device)
     wanted = _check_formats(formats or ["text"])

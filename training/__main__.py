@@ -61,7 +61,12 @@ USER_ERRORS = (
 )
 """What the message alone explains; anything else is a bug and shows where it happened."""
 
-app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(
+    help=__doc__,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion="__main__" not in sys.argv[0],  # shells complete programs, not `python -m`
+)
 app.command()(doctor)
 app.command()(push)
 app.command("status")(status_command)
@@ -79,7 +84,14 @@ def run_command(
     registry: RegistryOption = REGISTRY,
     runs: RunsOption = RUNS,
 ) -> None:
-    """Fine-tune on a folder or a recipe, publish the version, and promote it if the gate lets it through."""
+    """Fine-tune on a folder or a recipe, publish the version, and promote it if the gate lets it through.
+
+    For example:
+
+        python -m training run --folder my-speech --language it
+
+        python -m training run --config training/configs/small.toml --minutes 30
+    """
     settings = read_settings(folder, language, config, name=name, base=base, max_steps=max_steps, minutes=minutes)
     if rank() > 0:  # torchrun started several: the first does all of it, the others train with it
         with interruptible():
@@ -101,7 +113,12 @@ def demo_command(
     runs: RunsOption = RUNS,
     port: Annotated[int, typer.Option(help="Of the service that is started at the end.")] = 8000,
 ) -> None:
-    """Run the whole loop on real speech: base, data, fine-tuning, gate, service, transcripts."""
+    """Run the whole loop on real speech: base, data, fine-tuning, gate, service, transcripts.
+
+    For example:
+
+        python -m training demo
+    """
     from training.demo import demo
 
     with interruptible():
@@ -114,7 +131,12 @@ def loop_demo_command(
     runs: RunsOption = RUNS,
     port: Annotated[int, typer.Option(help="Of the service that is corrected.")] = 8000,
 ) -> None:
-    """Close the loop on real speech: a service is corrected, learns from it, and answers better."""
+    """Close the loop on real speech: a service is corrected, learns from it, and answers better.
+
+    For example:
+
+        python -m training loop-demo
+    """
     from training.loop_demo import loop_demo
 
     with interruptible():
@@ -131,12 +153,12 @@ app.command("schedule", context_settings={"allow_extra_args": True, "ignore_unkn
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line, as `python -m training` or as the script `whisperloop-training`."""
     level = logging.INFO if rank() == 0 else logging.WARNING
     logging.basicConfig(level=level, format="      %(message)s", stream=sys.stdout)
     for noisy in ("httpx", "datasets", "evaluate", "absl"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    run_command_line(app, "python -m training", USER_ERRORS)
+    run_command_line(app, "python -m training" if "__main__" in sys.argv[0] else None, USER_ERRORS)
 
 
 if __name__ == "__main__":

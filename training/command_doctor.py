@@ -1,14 +1,9 @@
 """`python -m training doctor`: is this machine fit to train?"""
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-
-SIGNS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "error": "[red]error[/]"}
 
 
 def doctor(
@@ -21,18 +16,15 @@ def doctor(
     """Check machine, packages, GPU, memory, disk, permissions and known traps; say how to mend each.
 
     Exit status 1 if anything stands in the way of training; warnings do not.
+
+    For example:
+
+        python -m training doctor
+
+        python -m training doctor --runs /mnt/scratch --json
     """
+    from speech.machine import report
     from training.doctor import examine
 
-    findings = examine(registry, runs)
-    if as_json:
-        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
-    else:
-        console = Console(highlight=False)
-        for finding in findings:
-            console.print(f"{SIGNS[finding.state]:>16}  {finding.what}: ", end="")
-            console.print(finding.found, markup=False, soft_wrap=True)
-            if finding.mend:
-                console.print(f"{'':9}→ {finding.mend}", markup=False, soft_wrap=True)
-    if any(finding.state == "error" for finding in findings):
+    if not report(examine(registry, runs), as_json=as_json):
         raise typer.Exit(1)

@@ -35,6 +35,10 @@ def elasticize_command(
 
     Some hundred clips of a few seconds are enough, in any language. It is published only if it is no worse than its
     parent at 30 s, in each language of the audio and of --judge; else, the exit status is 3.
+
+    For example:
+
+        python -m training elasticize whisper@production --audio recordings
     """
     from registry import Registry
     from training.elasticize import elasticize

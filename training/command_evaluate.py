@@ -30,7 +30,12 @@ def evaluate_command(
     registry: RegistryOption = REGISTRY,
     runs: RunsOption = RUNS,
 ) -> None:
-    """Score a version on clips that it was not trained on, decoded as the service does it."""
+    """Score a version on clips that it was not trained on, decoded as the service does it.
+
+    For example:
+
+        python -m training evaluate whisper@production --folder my-speech --language it
+    """
     from rich.console import Console
 
     from registry import Registry

@@ -31,6 +31,10 @@ def gate_command(
     """Judge a version against another on clips that neither has seen.
 
     Exit status 0: it may go into production; 3: refused; 4: not enough data to decide; 1: an error.
+
+    For example:
+
+        python -m training gate whisper@candidate --against whisper@production --config it.toml
     """
     if force and not (reason and reason.strip()):
         raise typer.BadParameter("--force needs --reason: say why the verdict is overruled", param_hint="--reason")

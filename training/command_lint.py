@@ -42,7 +42,14 @@ def lint_command(
     ] = Path("runs/registry"),
     runs: Annotated[Path, typer.Option("--runs", help="Folder for caches and reports.")] = Path("runs"),
 ) -> None:
-    """Check a data set: errors, leakage, wrong transcripts, style, what it can decide, what training will cost."""
+    """Check a data set: errors, leakage, wrong transcripts, style, what it can decide, what training will cost.
+
+    For example:
+
+        python -m training lint --folder my-speech --language it
+
+        python -m training lint --config it.toml --probe --price-per-hour 2.50
+    """
     settings = _settings(folder, language, config, manifest, base)
     check_codes(accept or [])
     # Seconds to import: not for --help, nor for a typing error.

@@ -24,6 +24,10 @@ def push(
     """Push a version to the Hub: one commit, tagged by its id. What people said stays here unless it is asked for.
 
     The token is read from HF_TOKEN, or from what `hf auth login` left.
+
+    For example:
+
+        python -m training push whisper@production --repo my-org/calls
     """
     shell = Shell()
     version = Registry(registry).resolve(ref)

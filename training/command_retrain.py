@@ -62,6 +62,10 @@ def retrain_command(
 
     Exit status 0: promoted, published as a candidate, or nothing to do; 3: refused by lint or by the gate; 4: too few
     clips to decide; 1: an error. No alias moves but by a passed verdict.
+
+    For example:
+
+        python -m training retrain --config it.toml
     """
     settings = read_settings(folder, language, config, name=name, base=base, max_steps=max_steps, minutes=minutes)
     if rank() > 0:  # torchrun started several
@@ -99,6 +103,10 @@ def schedule_command(
     """Run `retrain` by the clock until it is stopped; what follows is `retrain`'s: --config it.toml --minutes 60.
 
     For machines without cron, systemd timers or Kubernetes, which do the same: docs/training/retrain.md.
+
+    For example:
+
+        python -m training schedule --cron '0 3 * * sun' --config it.toml --minutes 60
     """
     from training.schedule import keep_schedule, retrain_command
 

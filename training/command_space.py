@@ -25,7 +25,10 @@ def space_command(
 
     The token is read from HF_TOKEN, or from what `hf auth login` left.
 
+    For example:
+
         python -m training push whisper@production --repo my-org/calls
+
         python -m training space whisper@production --model my-org/calls --push my-org/calls-demo
     """
     from training.space.files import SDK, write_space

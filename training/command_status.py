@@ -20,7 +20,12 @@ def status_command(
     runs: Annotated[Path, typer.Option("--runs", help="Folder for caches, checkpoints and logs.")] = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a line.")] = False,
 ) -> None:
-    """Say what is in production, what the last retraining came to, what the gate said, and when the next one runs."""
+    """Say what is in production, what the last retraining came to, what the gate said, and when the next one runs.
+
+    For example:
+
+        python -m training status
+    """
     from training.status import names, status
 
     store = Registry(registry)

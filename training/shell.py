@@ -17,7 +17,7 @@ class StepError(RuntimeError):
     """A step of a command failed; the message says which one and what to do."""
 
 
-def run_command_line(app: typer.Typer, program: str, user_errors: tuple[type[Exception], ...]) -> None:
+def run_command_line(app: typer.Typer, program: str | None, user_errors: tuple[type[Exception], ...]) -> None:
     """Run a command line; one clear line and status 1 on what a user can mend, a traceback on a bug."""
     try:
         app(prog_name=program)

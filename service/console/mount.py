@@ -184,10 +184,11 @@ class Console:
 def _make(service: FastAPI, folder: Path) -> FastAPI:
     """Import Gradio and make the page; runs on a thread."""
     with _MAKING:
-        return _make_alone(service, folder)
+        # Where no loop runs, Gradio makes one for each of its locks, and closes none.
+        return asyncio.run(_make_alone(service, folder))
 
 
-def _make_alone(service: FastAPI, folder: Path) -> FastAPI:
+async def _make_alone(service: FastAPI, folder: Path) -> FastAPI:
     # Read when Gradio is imported, and when a page is made.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_TEMP_DIR"] = str(folder)

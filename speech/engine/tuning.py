@@ -22,6 +22,7 @@ import threadpoolctl
 
 from speech.context import FRAMES_PER_POSITION
 from speech.engine.allocator import keep_freed_memory, return_freed_memory
+from speech.machine import cores
 from speech.tokens import WhisperTokenizer
 
 MAX_THREADS = 4  # more gain nothing for one window (SYSTRAN/faster-whisper#1397); more workers do
@@ -30,11 +31,6 @@ CLIP_TOKENS = 15  # what is said in 3 s
 BATCH_POSITIONS = 6000  # no larger batch is tried: at 30 s a window it would take minutes, and gain nothing
 ROUNDS = 3
 COMPUTE_TYPES = ("int8", "float32")
-
-
-def cores() -> int:
-    """Return the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -48,35 +47,6 @@ def test_packages_that_are_missing_or_old(name, version, says):
     assert "pip install" in finding.mend
 
 
-@pytest.mark.parametrize(("gigabytes", "state"), [(3.9, "error"), (4.1, "warning"), (8.1, "ok")])
-def test_memory(gigabytes, state):
-    """Too little for any training, enough for a small base, enough."""
-    assert doctor.memory(lambda: gigabytes).state == state
-
-
-@pytest.mark.parametrize(("gigabytes", "state"), [(4.9, "error"), (5.1, "warning"), (20.1, "ok")])
-def test_disk(tmp_path, gigabytes, state):
-    """Of the disk that the folder will be on, though it is not there yet."""
-    asked = []
-    finding = doctor.disk(tmp_path / "not" / "yet", lambda path: asked.append(path) or int(gigabytes * 1e9))
-    assert (finding.state, asked) == (state, [tmp_path])
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_cannot_be_written_to(tmp_path):
-    """With who to ask."""
-    tmp_path.chmod(0o500)
-    finding = doctor.writable("runs", tmp_path / "runs")
-    assert finding.state == "error"
-    assert "--runs" in finding.mend
-
-
-def test_a_file_where_a_folder_should_be(tmp_path):
-    """It cannot hold runs."""
-    (tmp_path / "runs").write_text("")
-    assert doctor.writable("runs", tmp_path / "runs").state == "error"
-
-
 def test_an_alias_of_nothing(tmp_path):
     """A registry whose production is gone is found before a night's training is."""
     source = tmp_path / "source"
@@ -90,16 +60,6 @@ def test_an_alias_of_nothing(tmp_path):
     finding = doctor.versions(store.root)
     assert (finding.state, version.id in finding.found) == ("error", True)
     assert "rollback" in finding.mend
-
-
-def test_threads_that_are_held_back(monkeypatch):
-    """A variable of a container or a shell profile that leaves cores idle is named with its value."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
-    assert doctor.threads().found == "OMP_NUM_THREADS=1 on 8 cores"
-    monkeypatch.setenv("OMP_NUM_THREADS", "8")
-    assert doctor.threads().state == "ok"
 
 
 def test_a_token_is_not_shown(monkeypatch):

@@ -1,0 +1,234 @@
+"""Can this machine serve, as it is set? What is there, what is missing, and how to mend it.
+
+Each check looks at one thing and changes nothing; no model is loaded, and no host is asked but this one. What training
+needs, too, is in `speech.machine`.
+"""
+
+import importlib.metadata
+import importlib.util
+import shutil
+import socket
+import stat
+from collections.abc import Callable, Mapping
+from ipaddress import ip_address
+from pathlib import Path
+
+import httpx
+
+from registry import Registry, RegistryError
+from service.command_line import misspelt
+from service.keys import KeysError, read_keys
+from service.lookup import EXPORT, is_on_hub, reason
+from service.settings import Settings
+from speech import machine
+from speech.context import ElasticContext
+from speech.machine import Finding
+
+FREE_GB = (1, 5)
+"""Below the first it is an error, below the second a warning: a whisper-small is 1.5 GB, and twice that while it is
+imported."""
+
+MEMORY_GB = (0.8, 2)
+"""As above: whisper-base takes 0.5 GB with 30 minutes of audio, whisper-small 1 GB; twice while versions are swapped.
+"""
+
+PACKAGES = ("fastapi", "uvicorn", "ctranslate2", "sqlalchemy")
+
+
+def examine(settings: Settings, environment: Mapping[str, str]) -> list[Finding]:
+    """Run all checks.
+
+    Args:
+        settings: as the service would read them.
+        environment: the process's, for what in it only looks like a setting.
+    """
+    checks: list[Callable[[], Finding]] = [
+        machine.python,
+        packages,
+        lambda: variables(environment),
+        lambda: device(settings),
+        memory,
+        lambda: disk(settings),
+        machine.audio,
+        machine.voice_detector,
+        lambda: machine.writable("cache", _cache(settings), "WHISPERLOOP_CACHE"),
+        lambda: jobs(settings),
+        lambda: model(settings),
+        lambda: port(settings),
+        lambda: keys(settings),
+        lambda: console(settings),
+        machine.threads,
+        machine.quota,
+    ]
+    return [check() for check in checks]
+
+
+def packages() -> Finding:
+    """All that the `service` extra names is there."""
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        return Finding("Packages", "error", f"missing: {', '.join(missing)}", "pip install 'whisperloop[service]'")
+    return Finding("Packages", "ok", ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES))
+
+
+def variables(environment: Mapping[str, str]) -> Finding:
+    """No variable looks like a setting and is none."""
+    if wrong := misspelt(environment):
+        return Finding("Settings", "warning", "; ".join(wrong), "python -m service --help lists all of them")
+    count = sum(name.upper().startswith("WHISPERLOOP_") for name in environment)
+    return Finding("Settings", "ok", f"{count} set by the environment" if count else "all at their defaults")
+
+
+def device(settings: Settings) -> Finding:
+    """Where it will compute; and why not on the GPU that somebody paid for."""
+    import ctranslate2
+
+    count = ctranslate2.get_cuda_device_count()
+    has_torch = importlib.util.find_spec("torch") is not None
+    if settings.device == "cpu" or (count == 0 and settings.device == "auto" and not shutil.which("nvidia-smi")):
+        return Finding("Device", "ok", f"CPU, {machine.cores()} cores")
+    if count and not has_torch:
+        state: machine.State = "error" if settings.device == "cuda" else "warning"
+        mend = "pip install 'whisperloop[service,gpu]'; until then the CPU computes"
+        return Finding("Device", state, f"{count} GPU, and no torch to drive it", mend)
+    if count == 0:
+        found = "no GPU that CUDA can use" + (", though nvidia-smi is here" if shutil.which("nvidia-smi") else "")
+        mend = (
+            "does nvidia-smi answer? In a container: docker run --gpus all, or compose's profile gpu "
+            "(docs/deploying.md); or WHISPERLOOP_DEVICE=cpu"
+        )
+        return Finding("Device", "error" if settings.device == "cuda" else "warning", found, mend)
+    return Finding("Device", "ok", f"{count} GPU, driven by torch {importlib.metadata.version('torch')}")
+
+
+def memory() -> Finding:
+    """Enough main memory for a model, and for its successor beside it."""
+    mend = "close what else runs, or serve a smaller model; hours of audio need some of it, too"
+    return machine.memory(error=MEMORY_GB[0], warning=MEMORY_GB[1], mend=mend)
+
+
+def disk(settings: Settings) -> Finding:
+    """Room for what is imported."""
+    return machine.disk(
+        settings.registry,
+        error=FREE_GB[0],
+        warning=FREE_GB[1],
+        mend="make room, or name another disk's with WHISPERLOOP_REGISTRY",
+    )
+
+
+def _cache(settings: Settings) -> Path:
+    try:
+        return settings.cache.expanduser()
+    except RuntimeError:  # nobody's home, as in some containers
+        return settings.cache
+
+
+def jobs(settings: Settings) -> Finding:
+    """The database of jobs can be written to, as far as that can be seen without making it."""
+    from sqlalchemy import make_url
+
+    if not settings.database:
+        return Finding("Jobs", "ok", "none are taken: WHISPERLOOP_DATABASE is empty")
+    url = make_url(settings.database)
+    if url.get_backend_name() != "sqlite":
+        return Finding("Jobs", "ok", f"kept in {url.render_as_string(hide_password=True)}, which is not asked here")
+    file = Path(url.database or "")
+    found = machine.writable("jobs", file.parent, "WHISPERLOOP_DATABASE")
+    return found if found.state != "ok" else Finding("Jobs", "ok", f"kept in {file}")
+
+
+def model(settings: Settings) -> Finding:
+    """The version to serve is there, byte by byte as it was published."""
+    if is_on_hub(settings.model):
+        found = f"{settings.model} will be imported at the start, if it is not here yet"
+        return Finding("Model", "ok", found)
+    if not settings.registry.is_dir():
+        found = f"there is no registry at {settings.registry}"
+        return Finding(
+            "Model", "error", found, "make demo, or python -m registry import (see python -m registry --help)"
+        )
+    registry = Registry(settings.registry)
+    try:
+        version = registry.resolve(settings.model)
+        registry.verify(version, under=EXPORT)
+    except (RegistryError, OSError) as error:
+        said = reason(settings, error) if isinstance(error, RegistryError) else f"{settings.registry}: {error.strerror}"
+        return Finding("Model", "error", f"{settings.model} cannot be served", said)
+    context = ElasticContext.from_manifest(version.manifest.context)
+    if not context.elastic:
+        mend = f"python -m training elasticize {version.ref} --audio FOLDER makes short clips cost what they last"
+        return Finding("Model", "warning", f"{version.ref}, whole; every clip costs 30 s", mend)
+    return Finding("Model", "ok", f"{version.ref}, whole, elastic with margin {context.margin}")
+
+
+def port(settings: Settings) -> Finding:
+    """Nobody listens where the service shall; if it is this service already, say so."""
+    host, where = settings.host, f"{settings.host}:{settings.port}"
+    if settings.port == 0:
+        return Finding("Port", "ok", f"any that is free on {host}")
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        socket.create_server(address, family=family).close()
+    except OSError as error:
+        if version := _served_at(settings):
+            return Finding("Port", "ok", f"a Whisperloop is at {where} already, with {version}")
+        why = str(error.strerror).partition(" (")[0]
+        return Finding("Port", "error", f"cannot listen on {where}: {why}", "choose another with WHISPERLOOP_PORT")
+    return Finding("Port", "ok", f"{where} is free")
+
+
+def _served_at(settings: Settings) -> str | None:
+    """Return what a Whisperloop at the service's own address serves; None if it is something else."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104 - compared only
+    try:
+        answer = httpx.get(f"http://{host}:{settings.port}/version", timeout=3)
+        content = answer.json()
+        if answer.status_code == 401 and content["error"]["code"] == "invalid_api_key":
+            return "what it tells whoever has a key"
+        return str((content["model"] or {}).get("ref", "no model yet")) if "whisperloop" in content else None
+    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        return None
+
+
+def keys(settings: Settings) -> Finding:
+    """Whoever can reach it needs a key, and the keys can be read by this user only."""
+    if settings.keys is None:
+        if _is_this_machine(settings.host):
+            return Finding("API keys", "ok", "none; it listens to this machine only")
+        mend = "WHISPERLOOP_KEYS=keys.jsonl python -m service keys add NAME, and start with WHISPERLOOP_KEYS"
+        return Finding("API keys", "warning", f"whoever reaches {settings.host} may ask, without a key", mend)
+    try:
+        found = read_keys(settings.keys)
+    except KeysError as error:
+        return Finding("API keys", "error", "the service will not start without its keys", str(error))
+    if not found:
+        mend = f"WHISPERLOOP_KEYS={settings.keys} python -m service keys add NAME"
+        return Finding("API keys", "warning", f"{settings.keys} is empty: nobody is let in", mend)
+    if settings.keys.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        mend = f"chmod 600 {settings.keys}"
+        return Finding("API keys", "warning", f"{settings.keys} can be written to by others", mend)
+    return Finding("API keys", "ok", f"{len(found)}, of which {sum(key.admin for key in found)} for admins")
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def console(settings: Settings) -> Finding:
+    """The page at / can be made, and what is corrected there is kept."""
+    from service.console.mount import is_installed
+
+    if not settings.console:
+        return Finding("Console", "ok", "off, by WHISPERLOOP_CONSOLE")
+    if not is_installed():
+        return Finding("Console", "warning", "Gradio is not installed", "pip install 'whisperloop[service,console]'")
+    if not settings.corrections:
+        mend = "WHISPERLOOP_CORRECTIONS=sqlite:///runs/corrections.db keeps what is corrected (docs/corrections.md)"
+        return Finding("Console", "ok", f"at /; corrections are not kept. {mend}")
+    return Finding("Console", "ok", "at /, with corrections")
