@@ -46,14 +46,14 @@ COPY pyproject.toml requirements.txt LICENSE README.md ./
 
 FROM build AS build-service
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
-    /usr/bin/python3 -m pip install --quiet --constraint requirements.txt ".[service,telemetry,postgres]"
+    /usr/bin/python3 -m pip install --quiet --constraint requirements.txt ".[service,console,telemetry,postgres]"
 COPY . .
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
     /usr/bin/python3 -m pip install --quiet --no-deps --force-reinstall .
 
 FROM build AS build-cuda
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
-    /usr/bin/python3 -m pip install --quiet --constraint requirements.txt ".[service,telemetry,postgres,gpu]"
+    /usr/bin/python3 -m pip install --quiet --constraint requirements.txt ".[service,console,telemetry,postgres,gpu]"
 COPY . .
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
     /usr/bin/python3 -m pip install --quiet --no-deps --force-reinstall .
@@ -67,12 +67,14 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
 
 # --- The service. ---
 FROM python AS serving
-RUN install --directory --owner=10001 --group=10001 /data/registry /data/service
+# The trainer's reports are read from its volume, which is made by whichever of both starts first.
+RUN install --directory --owner=10001 --group=10001 /data/registry /data/service /data/training
 COPY docker/service-entrypoint /usr/local/bin/
 ENV WHISPERLOOP_HOST=0.0.0.0 \
     WHISPERLOOP_REGISTRY=/data/registry \
     WHISPERLOOP_DATABASE=sqlite:////data/service/jobs.db \
     WHISPERLOOP_CACHE=/data/service/cache \
+    WHISPERLOOP_CONSOLE_REPORTS=/data/training/runs/retrain \
     HF_HOME=/data/service/huggingface
 WORKDIR /data/service
 USER 10001:10001

@@ -17,7 +17,7 @@ from speech.tokens import WhisperTokenizer
 from training.config import TrainingConfig
 from training.contest import PAGE, Contest, TestSet, hold, keep, promote
 from training.data.general import with_texts
-from training.data.manifest import Utterance, write_manifest
+from training.data.manifest import Utterance, fingerprint, write_manifest
 from training.data.mix import mix
 from training.devices import on_all
 from training.evaluate import Hypothesis, Progress, read_hypotheses, wer_intervals
@@ -115,7 +115,8 @@ def run(
     if production is not None and production.id not in {version.id, against.id}:
         against = production
     seen = [*data.of("train"), *data.replay]
-    judged = TestSet(test, folder, {**guards_of(data.guards), **(guards or {})}, seen, data.fingerprint)
+    own = fingerprint(data.utterances)  # as data.json has it; `data.fingerprint` is also of what is rehearsed
+    judged = TestSet(test, folder, {**guards_of(data.guards), **(guards or {})}, seen, own)
     contest = hold(
         version,
         against,

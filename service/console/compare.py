@@ -47,6 +47,24 @@ def choices(cards: Sequence[Mapping[str, Any]], served: Sequence[Mapping[str, An
     return [(label, ref) for ref, label in found.items()]
 
 
+def show_others(cards: Sequence[Mapping[str, Any]], served: Sequence[Mapping[str, Any]]) -> str:
+    """Say how to have the candidate and the base served, too, as far as the registry has them and they are not.
+
+    Args:
+        cards: of all versions, as for `choices`.
+        served: as for `choices`.
+    """
+    here = {version["ref"] for version in served}
+    candidates = {card["ref"] for card in cards if "candidate" in card["aliases"]}
+    bases = {version["base"] for version in served if is_version(version["base"])}
+    missing = ["candidate"] if candidates - here else []
+    missing += sorted(bases - here - candidates)
+    if not missing:
+        return ""
+    setting = f"WHISPERLOOP_ALSO={','.join(missing)}"
+    return f'<p class="facts">To compare with more, start the service with <code>{escape(setting)}</code>.</p>'
+
+
 def show_answers(answers: Sequence[Mapping[str, Any]], names: Sequence[str], *, blind: bool) -> str:
     """Return the answers as cards, under their names; a blind one shows words only, not their probabilities."""
     cards = "".join(map(_card if not blind else _blind_card, names, answers))
@@ -63,6 +81,11 @@ def show_vote(order: Sequence[str], vote: str, counts: Mapping[str, int]) -> str
         f'<section aria-live="polite"><p>Thank you: {escape(vote)}.</p><ul>{who}</ul>'
         f"<p>Votes so far, since the service started:</p><ul>{so_far}</ul></section>"
     )
+
+
+def is_version(base: str | None) -> bool:
+    """Say whether what a version is compared with is a version of the registry, and not a name on the Hub."""
+    return base is not None and "@" in base and not base.startswith("hub:")
 
 
 class Votes:

@@ -139,7 +139,7 @@ def _read_clip(path: str) -> tuple[str, bytes]:
 
 def _languages(service: FastAPI) -> list[tuple[str, str]]:
     model = service.state.models.main
-    found = [("found out by listening", AUTO)]
+    found = [("detected", AUTO)]
     for code, name in sorted(LANGUAGES.items(), key=lambda one: one[1]):
         try:
             if isinstance(model, Loaded):
@@ -170,7 +170,7 @@ def _transcribe_tab(service: FastAPI, page: Any) -> None:  # noqa: PLR0915 - a p
         elem_id="clip",
     )
     with gr.Row():
-        language = gr.Dropdown([("found out by listening", AUTO)], value=AUTO, label="Language", elem_id="language")
+        language = gr.Dropdown([("detected", AUTO)], value=AUTO, label="Language", elem_id="language")
         task = gr.Radio(
             [("what was said", "transcribe"), ("into English", "translate")],
             value="transcribe",
@@ -290,6 +290,7 @@ def _compare_tab(service: FastAPI, page: Any, votes: compare.Votes) -> None:
         elem_id="compare-clip",
     )
     which = gr.CheckboxGroup([], label="Versions that are served", elem_id="compare-which")
+    others = gr.HTML(elem_id="compare-others")
     blind = gr.Checkbox(label="Blind: hide the names, then vote", value=True, elem_id="blind")
     go = gr.Button("Compare", variant="primary", elem_id="compare-go")
     shown = gr.HTML(elem_id="compared")
@@ -302,14 +303,14 @@ def _compare_tab(service: FastAPI, page: Any, votes: compare.Votes) -> None:
         try:
             about = await caller.get("/version")
         except ServiceError:
-            return gr.update()
+            return gr.update(), ""
         served = [one for one in (about["model"], *(beside["model"] for beside in about["beside"])) if one]
         try:
             cards = (await caller.get(f"/v1/models/{served[0]['name']}/versions"))["data"] if served else []
         except ServiceError:
             cards = []
         found = compare.choices(cards, served)
-        return gr.update(choices=found, value=[ref for _, ref in found])
+        return gr.update(choices=found, value=[ref for _, ref in found]), compare.show_others(cards, served)
 
     async def run(
         path: str | None, refs: list[str], blind: bool, request: gr.Request
@@ -345,7 +346,7 @@ def _compare_tab(service: FastAPI, page: Any, votes: compare.Votes) -> None:
         hidden = gr.update(visible=False)
         return compare.show_vote(order, chosen, votes.counts), hidden, hidden, None
 
-    page.load(look, None, which, api_visibility="private")
+    page.load(look, None, [which, others], api_visibility="private")
     outputs = [shown, vote, cast, order, thanks]
     go.click(run, [clip, which, blind], outputs, api_visibility="private", show_progress="hidden")
     cast.click(count, [order, vote], [thanks, vote, cast, order], api_visibility="private")

@@ -96,7 +96,7 @@ class Run:
         told = self.build("service")
         found = self.shell("service", "ls /opt/whisperloop/lib/python3*/site-packages")
         assert {"torch", "transformers", "pip", "setuptools"}.isdisjoint(found.split())
-        assert "ctranslate2" in found
+        assert {"ctranslate2", "gradio"} <= set(found.split())
         return told
 
     def postgres_image(self):
@@ -170,6 +170,12 @@ class Run:
         assert status.split() == ["10001", "CapEff:", "0000000000000000"], status
         memory = self.engine.docker("stats", "--no-stream", "--format", "{{.MemUsage}}", container)
         return f"memory {memory.split('/')[0].strip()}"
+
+    def console(self):
+        """At / is the page for people, which nobody waited for."""
+        started = time.monotonic()
+        wait_until(lambda: "gradio" in httpx.get(self.address, timeout=30).text, 120)
+        return f"there after {time.monotonic() - started:.1f} s"
 
     def restart(self):
         """After `restart`, the version is the same, nothing is imported again, and it answers."""
@@ -256,6 +262,26 @@ class Run:
         self.engine.wait_healthy("postgres")
         wait_until(lambda: self.sql("select id from kept").strip() == "7", 60)
         return f"healthy after {seconds:.1f} s; {self.sql('show server_version').strip()}"
+
+    def corrections_in_postgres(self):
+        """What is corrected over HTTP is in PostgreSQL, and is still there when both are new containers."""
+        password = self.engine.settings["POSTGRES_PASSWORD"]
+        url = {"WHISPERLOOP_CORRECTIONS": f"postgresql://whisperloop:{password}@postgres/whisperloop"}
+        self.engine.compose("--profile", "postgres", "up", "--detach", "--no-build", "postgres", "service", **url)
+        self.engine.wait_healthy("postgres")
+        self.wait_ready()
+        said = {"hypothesis": "in terno", "correction": "Interno.", "language": "it", "consent": "true"}
+        answer = httpx.post(f"{self.address}/v1/feedback", files={"file": CLIP.read_bytes()}, data=said, timeout=60)
+        assert answer.is_success, answer.text
+        self.engine.compose("--profile", "postgres", "down")
+        self.engine.compose("--profile", "postgres", "up", "--detach", "--no-build", "postgres", "service", **url)
+        self.engine.wait_healthy("postgres")
+        self.wait_ready()
+        rows = httpx.get(f"{self.address}/v1/feedback", timeout=60).json()["data"]
+        assert [row["correction"] for row in rows] == ["Interno."], rows
+        audio = httpx.get(f"{self.address}/v1/feedback/{rows[0]['id']}/audio", timeout=60)
+        assert audio.content.startswith(b"fLaC"), audio.text[:200]
+        return f"{rows[0]['seconds']:.1f} s kept"
 
     def sql(self, statement):
         """Run a statement as a client on the network would: with the password."""
@@ -436,6 +462,7 @@ def main():
             steps(run.service_image)
             steps(run.up_from_nothing)
             steps(run.settings_of_the_container)
+            steps(run.console)
             steps(run.restart)
             steps(run.new_container)
             steps(run.killed_under_load)
@@ -444,6 +471,7 @@ def main():
             steps(run.prometheus)
             steps(run.postgres_image)
             steps(run.postgres)
+            steps(run.corrections_in_postgres)
             if arguments.trainer:
                 steps(run.trainer_image)
                 steps(run.retraining_that_swaps)

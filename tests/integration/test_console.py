@@ -2,16 +2,20 @@
 
 import contextlib
 import json
+import os
 import shutil
 import time
 import urllib.parse
+import wave
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from corrections import CorrectionStore
 from registry import Registry
+from speech.audio import SAMPLE_RATE, decode_audio
 from training.demo import serving
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="the browser is driven by selenium")
@@ -27,7 +31,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 
-PICTURES = Path(__file__).parents[2] / "docs" / "console"
+PICTURES = Path(os.environ.get("PICTURES", "runs/console"))
+"""PICTURES=docs/console renews those of the documentation."""
 RATES = {"all": {"value": 0.31, "low": 0.27, "high": 0.36}, "it": {"value": 0.31, "low": 0.27, "high": 0.36}}
 VERDICT = {
     "decision": "promote",
@@ -86,9 +91,26 @@ def _draw(folder):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    """Drive a headless Chromium that logs what it asks for."""
+def spoken(italian, tmp_path_factory):
+    """Write what the browser's microphone hears, over and over: a clip of a few seconds, with silence around it."""
+    audio = decode_audio(next(one.audio.path for one in italian if 3 < one.audio.duration < 6))
+    path = tmp_path_factory.mktemp("microphone") / "spoken.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        silence = np.zeros(SAMPLE_RATE, np.float32)
+        file.writeframes((np.concatenate([silence, audio, silence]) * 32767).astype("<i2").tobytes())
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser(spoken):
+    """Drive a headless Chromium that logs what it asks for, with a microphone that hears a clip."""
     options = webdriver.ChromeOptions()
+    options.add_argument("--use-fake-ui-for-media-stream")
+    options.add_argument("--use-fake-device-for-media-stream")
+    options.add_argument(f"--use-file-for-fake-audio-capture={spoken}")
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1100,1400"):
         options.add_argument(argument)
     for argument in ("--disable-background-networking", "--disable-component-update", "--no-first-run"):
@@ -146,7 +168,7 @@ def _upload(browser, css, path):
 
 
 def _picture(browser, name):
-    PICTURES.mkdir(exist_ok=True)
+    PICTURES.mkdir(parents=True, exist_ok=True)
     time.sleep(0.5)  # for what moves into its place
     browser.save_screenshot(str(PICTURES / name))
 
@@ -232,6 +254,73 @@ def test_transcribe_correct_compare_and_promote(console, browser, clip):  # noqa
     _text(browser, "#moved", f"production is now {ids[0]}")
 
     assert _hosts(browser) == {"127.0.0.1"}
+
+
+def test_records_from_the_microphone(console, browser):
+    """What is recorded in the browser is transcribed like a file."""
+    browser.get(console[0])
+    _wait(browser, "#go", 60)
+    _click(browser, "#clip [aria-label='Record audio']")
+    _click(browser, "#clip .record-button, #clip button.record")
+    time.sleep(6)
+    _click(browser, "#clip .stop-button")
+    _wait(browser, "#clip .waveform-container", 30)
+    _click(browser, "#go")
+    words = [_wait(browser, "#shown .w", 60), *browser.find_elements(By.CSS_SELECTOR, "#shown .w")]
+    assert len({word.text.lower() for word in words}) > 3
+    assert "it · " in browser.find_element(By.CSS_SELECTOR, "#shown .facts").text
+
+
+def _focused(browser):
+    return browser.switch_to.active_element
+
+
+def _tab_to(browser, css, keys=60):
+    """Press the tab key until an element has the focus."""
+    for _ in range(keys):
+        webdriver.ActionChains(browser).send_keys(Keys.TAB).perform()
+        if browser.execute_script("return document.activeElement.matches(arguments[0])", css):
+            return _focused(browser)
+    raise AssertionError(f"{css} is not reached by the tab key")
+
+
+def test_works_by_keyboard_alone(console, browser, clip):
+    """Transcribe, hear a segment, correct it and send it, and change tabs, with no pointer; the focus can be seen."""
+    browser.get(console[0])
+    _wait(browser, "#go", 60)
+    _upload(browser, "#clip", clip)  # the file dialog is the browser's
+    _tab_to(browser, "#go").send_keys(Keys.ENTER)
+    _wait(browser, "#shown .w", 60)
+    play = _tab_to(browser, "#shown .from")
+    assert browser.execute_script("return getComputedStyle(arguments[0]).outlineStyle", play) == "solid"
+    play.send_keys(Keys.ENTER)
+    WebDriverWait(browser, 10).until(
+        lambda driver: driver.execute_script("return document.querySelector('#shown audio').currentTime > 0"),
+        "the clip was not played from where Enter was pressed",
+    )
+    text = _tab_to(browser, "#text textarea")
+    text.send_keys(Keys.CONTROL, "a")
+    text.send_keys("Corretto con la tastiera.")
+    _tab_to(browser, "#consent input").send_keys(Keys.SPACE)
+    _tab_to(browser, "#send").send_keys(Keys.ENTER)
+    _text(browser, "#sent", "Thank you")
+    first = browser.find_element(By.CSS_SELECTOR, "button[role=tab]")
+    browser.execute_script("arguments[0].focus()", first)
+    _tab_to(browser, "button[role=tab]:nth-of-type(4)").send_keys(Keys.ENTER)
+    _text(browser, "#waiting", "Corretto con la tastiera.")
+
+
+def test_what_is_doubtful_is_seen_without_colour(console, browser, clip):
+    """Words of different probability differ in their underline, not in their colour alone."""
+    browser.get(console[0])
+    _wait(browser, "#go", 60)
+    _upload(browser, "#clip", clip)
+    _click(browser, "#go")
+    _wait(browser, "#shown .key", 60)
+    look = "return [...document.querySelectorAll('#shown .key .w')].map(w => getComputedStyle(w).textDecorationStyle)"
+    line = "return [...document.querySelectorAll('#shown .key .w')].map(w => getComputedStyle(w).textDecorationLine)"
+    assert browser.execute_script(line) == ["none", "underline", "underline"]
+    assert browser.execute_script(look)[1:] == ["dotted", "wavy"]
 
 
 def test_fits_a_phone(console, browser, clip):

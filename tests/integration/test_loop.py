@@ -56,11 +56,25 @@ def noisy_registry(base, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def config(folder):
+def general(prompts, tmp_path_factory):
+    """Return a folder of English that is rehearsed: a run with it is judged like any other."""
+    target = tmp_path_factory.mktemp("general")
+    clips = [one for one in prompts("en") if 2 <= one.audio.duration <= 6][:8]
+    for clip in clips:
+        shutil.copy(clip.audio.path, target)
+    rows = [{"file_name": Path(clip.audio.path).name, "text": clip.text} for clip in clips]
+    (target / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    return target
+
+
+@pytest.fixture(scope="module")
+def config(folder, general):
     """Return a short recipe."""
     settings = {"name": "loop", "base": "noisy@candidate", "learning_rate": 5e-5, "warmup_steps": 3, "max_steps": 24}
+    settings |= {"batch_size": 4, "full_context_share": 0.0, "replay_share": 0.1}
     source = {"kind": "folder", "path": folder, "language": "it"}
-    return make_config("test", {**settings, "batch_size": 4, "full_context_share": 0.0, "sources": [source]})
+    rehearsed = {"kind": "folder", "path": general, "language": "en"}
+    return make_config("test", {**settings, "sources": [source], "replay": [rehearsed]})
 
 
 @pytest.fixture(scope="module")

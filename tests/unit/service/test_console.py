@@ -42,6 +42,40 @@ ANSWER = {
 BOUNDS = {"value": 0.123, "low": 0.1, "high": 0.15}
 
 
+def served(ref, base=None):
+    """Return a version as GET /version tells of it."""
+    return {"ref": ref, "base": base}
+
+
+def card(ref, *aliases):
+    """Return a version as GET /v1/models/{name}/versions lists it."""
+    return {"ref": ref, "aliases": list(aliases)}
+
+
+def test_served_versions_are_called_by_their_roles():
+    """Production, candidate and what they are compared with are named; a version that has no role by itself."""
+    cards = [card("m@2", "production"), card("m@1"), card("m@0")]
+    found = compare.choices(cards, [served("m@2", "m@1"), served("m@1"), served("m@0")])
+    assert found == [("production (m@2)", "m@2"), ("base (m@1)", "m@1"), ("m@0", "m@0")]
+
+
+@pytest.mark.parametrize(
+    ("cards", "here", "setting"),
+    [
+        ([card("m@2", "production"), card("m@3", "candidate")], [served("m@2", "m@1")], "candidate,m@1"),
+        ([card("m@2", "production")], [served("m@2", "base@1")], "base@1"),
+        ([card("m@2", "production"), card("m@1", "candidate")], [served("m@2", "m@1")], "candidate"),
+        ([card("m@2", "production")], [served("m@2", "hub:openai/whisper-base@main")], None),
+        ([card("m@2", "production")], [served("m@2", "m@1"), served("m@1")], None),
+        ([], [], None),
+    ],
+)
+def test_what_else_could_be_served_to_compare_with(cards, here, setting):
+    """The setting that adds candidate and base is said as it is typed, and nothing where all are there."""
+    shown = compare.show_others(cards, here)
+    assert (f"<code>WHISPERLOOP_ALSO={setting}</code>" in shown) if setting else shown == ""
+
+
 def test_words_are_marked_by_class_title_and_nothing_is_markup():
     """Each word has its level, its number in words, and no tag of what was said survives."""
     shown = transcript.show(ANSWER, None)
