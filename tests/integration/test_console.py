@@ -93,7 +93,7 @@ def _draw(folder):
 @pytest.fixture(scope="module")
 def spoken(italian, tmp_path_factory):
     """Write what the browser's microphone hears, over and over: a clip of a few seconds, with silence around it."""
-    audio = decode_audio(next(one.audio.path for one in italian if 3 < one.audio.duration < 6))
+    audio = decode_audio(Path(next(one.audio.path for one in italian if 3 < one.audio.duration < 6)))
     path = tmp_path_factory.mktemp("microphone") / "spoken.wav"
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
