@@ -10,11 +10,9 @@ import time
 from pathlib import Path
 
 import httpx
-import numpy as np
 import pytest
 
-from benchmarks.clips import write_wav
-from speech.audio import SAMPLE_RATE
+from speech.text import normalize
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +52,11 @@ def test_a_folder_is_transcribed_as_the_service_would(run, folder, address, clip
     answer = httpx.post(
         f"{address}/transcribe", files={"file": clip.read_bytes()}, data={"language": "it"}, timeout=300
     ).json()
-    assert (folder / "good.txt").read_text() == answer["text"] + "\n"
+    # The words: among others in a batch, sums are rounded otherwise, which can move a comma.
+    assert normalize((folder / "good.txt").read_text()) == normalize(answer["text"])
     assert (folder / "done.txt").read_text() == "done before\n"
     assert not (folder / "bad.txt").exists()
-    assert (folder / "cut.txt").read_text().split()[:3] == answer["text"].split()[:3]
+    assert normalize((folder / "cut.txt").read_text()).split()[:3] == normalize(answer["text"]).split()[:3]
     lines = result.stderr.splitlines()
     assert result.returncode == 1, result.stderr
     assert lines[0] == "1 of 4 done already; --overwrite does them again"
@@ -81,12 +80,9 @@ def test_a_pipe_gives_the_words(run, clip):
 
 def test_an_interrupted_run_goes_on(registry, clip, tmp_path):
     """Ctrl-C ends it with a line and leaves whole transcripts; the same command does the rest, and only that."""
-    names = [f"{i}.wav" for i in range(8)]
-    for name in names:
-        shutil.copy(clip, tmp_path / name)
-    write_wav(
-        tmp_path / "1.wav", np.zeros(170 * SAMPLE_RATE, np.float32)
-    )  # costs nothing, and is written before others
+    n_files = 40  # more than are decoded together: the first are written while the last wait
+    for i in range(n_files):
+        shutil.copy(clip, tmp_path / f"{i:02}.wav")
     command = [sys.executable, "-m", "service", "transcribe", str(tmp_path), "-f", "text", "--language", "it"]
     command += ["--registry", str(registry.root)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
@@ -95,15 +91,14 @@ def test_an_interrupted_run_goes_on(registry, clip, tmp_path):
         process.send_signal(signal.SIGINT)
         told = process.stderr.read()
     assert process.returncode == 130, told
-    assert told.splitlines()[-1].endswith("of 8 done; the same command goes on with the rest")
+    assert told.splitlines()[-1].endswith(f"of {n_files} done; the same command goes on with the rest")
     done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.txt")}
-    assert 0 < len(done) < 8
+    assert 0 < len(done) < n_files
     assert not [path for path in tmp_path.iterdir() if path.suffix not in {".wav", ".txt"}]
     subprocess.run(command, check=True, capture_output=True, timeout=600)
-    said = {path.name: path.read_text() for path in tmp_path.glob("*.txt")}
-    assert len(said) == 8
-    assert said.pop("1.txt") == "\n"
-    assert len(set(said.values())) == 1
+    said = [normalize(path.read_text()) for path in tmp_path.glob("*.txt")]
+    assert len(said) == n_files
+    assert len(set(said)) == 1
     assert all(path.stat().st_mtime_ns == mtime for path, mtime in done.items())
 
 
