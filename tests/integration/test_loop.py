@@ -194,13 +194,15 @@ def test_faster_whisper_runs_the_export(outcome, heard, tmp_path):
     assert normalize(done.stdout) == normalize(words) != ""
 
 
-def test_retraining_twice_is_one_retraining(outcome, config, folder, noisy_registry, tmp_path):
+def test_retraining_twice_is_one_retraining(outcome, config, folder, general, noisy_registry, tmp_path):
     """`python -m training retrain` goes on with the run that is there; called again, it finds no change."""
     _, runs = outcome
     recipe = tmp_path / "loop.toml"
-    lines = [f"{name} = {json.dumps(getattr(config, name))}" for name in sorted(config.model_fields_set - {"sources"})]
-    source = f'[[sources]]\nkind = "folder"\npath = {json.dumps(str(folder))}\nlanguage = "it"\n'
-    recipe.write_text("\n".join([*lines, source]))
+    simple = sorted(config.model_fields_set - {"sources", "replay"})
+    lines = [f"{name} = {json.dumps(getattr(config, name))}" for name in simple]
+    for table, path, language in (("sources", folder, "it"), ("replay", general, "en")):
+        lines.append(f'[[{table}]]\nkind = "folder"\npath = {json.dumps(str(path))}\nlanguage = "{language}"\n')
+    recipe.write_text("\n".join(lines))
     command = [sys.executable, "-m", "training", "retrain", "--config", str(recipe)]
     command += ["--registry", str(noisy_registry.root), "--runs", str(runs)]
     versions = noisy_registry.versions("loop")
