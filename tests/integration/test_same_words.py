@@ -10,6 +10,7 @@ import openai
 import pytest
 
 from speech.scores import corpus_rate, word_errors
+from speech.text import normalize
 
 
 @pytest.fixture(scope="module")
@@ -66,4 +67,6 @@ def test_node_gets_the_same(address, clip, text, tmp_path):
 def test_the_command_line_gets_the_same(registry, clip, text):
     """Without a server, from the same version."""
     where = ("--registry", registry.root, "--language", "it", "--format", "text", "--output-dir", "-")
-    assert printed(sys.executable, "-m", "service", "transcribe", clip.audio.path, *where).strip() == text
+    said = printed(sys.executable, "-m", "service", "transcribe", clip.audio.path, *where)
+    # The words: another process may round otherwise, which moves a comma where two tokens are as probable.
+    assert normalize(said) == normalize(text)
