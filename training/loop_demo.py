@@ -193,7 +193,7 @@ def _hear(address: str, clips: Sequence[Utterance], shell: Shell) -> Heard:
     """Transcribe clips by the service, several at once, as from several users: it decodes them together."""
     with (
         shell.progress("transcribing", len(clips)) as advance,
-        httpx.Client(timeout=120) as client,
+        httpx.Client(timeout=600) as client,
         ThreadPoolExecutor(USERS) as users,
     ):
         answers = []
@@ -221,7 +221,7 @@ def asking(address: str, clip: Utterance) -> Iterator[Asked]:
     asked, stop = Asked(), threading.Event()
 
     def ask() -> None:
-        with httpx.Client(timeout=60) as client:
+        with httpx.Client(timeout=600) as client:
             while not stop.wait(ASK_EVERY_S):
                 try:
                     _, version = _ask(client, address, clip)
