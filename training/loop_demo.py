@@ -32,8 +32,8 @@ from training.schedule import step_back
 from training.shell import Shell, StepError
 
 LANGUAGE, OTHER_LANGUAGE = "it", "en"
-CORRECTED, HELD_OUT, REHEARSED = 72, 80, 24
-MIN_S, MAX_S = 0.8, 6.0
+CORRECTED, HELD_OUT, REHEARSED = 140, 96, 24
+MIN_S, MAX_S = 0.8, 15.0
 USERS = 8
 ASK_EVERY_S = 10.0
 SWAP_TIMEOUT_S = 120.0
@@ -42,10 +42,10 @@ MODEL = "loop"
 RECIPE = """# What `make loop-demo` learns by: corrections, English rehearsed, judged on clips that nobody corrected.
 name = "loop"
 base = "{base}"
-learning_rate = 5e-5
+learning_rate = 3e-5
 warmup_steps = 10
 max_steps = 400
-time_budget_s = 240
+time_budget_s = 420
 full_context_share = 0.02
 eval_steps = 1000
 dev_clips = 16
