@@ -67,7 +67,7 @@ class FeedbackForm(BaseModel):
     def _is_text(cls, text: str | None) -> str | None:
         # PostgreSQL keeps no NUL, and nobody half a surrogate pair.
         if text and any((ord(one) < 32 and one not in "\t\r\n") or 0xD800 <= ord(one) <= 0xDFFF for one in text):
-            raise ValueError("it has a character that is none")
+            raise ValueError("it has a control character, or half of a surrogate pair: send plain text")
         return text
 
 

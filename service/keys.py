@@ -68,7 +68,7 @@ def _parsed(text: str, path: Path) -> tuple[Key, ...]:
             where = ".".join(map(str, first["loc"]))
             raise KeysError(f"{path}, line {number}: {where + ': ' if where else ''}{first['msg']}") from error
         if key.name in keys:
-            raise KeysError(f"{path}, line {number}: there are two keys of the name {key.name!r}")
+            raise KeysError(f"{path}, line {number}: there are two keys of the name {key.name!r}: remove a line")
         keys[key.name] = key
     return tuple(keys.values())
 

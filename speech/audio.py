@@ -159,7 +159,9 @@ def _decode_container(
         raise AudioError("no_audio_stream", "The file holds no audio stream: a picture, or a video without sound.")
     stream = container.streams.audio[0]
     if stream.codec_context is None:
-        raise AudioError("unsupported_audio", "The audio is in a codec that FFmpeg does not decode.")
+        raise AudioError(
+            "unsupported_audio", "The audio is in a codec that FFmpeg does not decode; send WAV, FLAC, MP3 or Opus."
+        )
     if not 0 < stream.codec_context.sample_rate <= MAX_SAMPLE_RATE:
         rate = stream.codec_context.sample_rate
         raise AudioError("unsupported_audio", f"A rate of {rate} samples a second is not one of audio.")

@@ -74,7 +74,9 @@ def check_checkpoint(source: Path) -> None:
         if not isinstance(config.get(key), int) or config[key] < 1:
             raise CheckpointError(f"config.json: {key} is {config.get(key)!r}, not a size")
     if read_json(source / "generation_config.json").get("is_multilingual") is False:
-        raise CheckpointError("this is an English-only checkpoint (.en); only multilingual ones are supported")
+        raise CheckpointError(
+            "this is an English-only checkpoint (.en): take the one without .en, which knows English, too"
+        )
     read_tokenizer(source)
 
 
@@ -117,7 +119,9 @@ def read_arrays(folder: Path) -> dict[str, Array]:
         except (SafetensorError, TypeError) as error:
             raise CheckpointError(f"{name} cannot be read as float16 or float32 safetensors: {error}") from error
     if quantised := sorted(key for key, array in arrays.items() if array.dtype not in FLOATS):
-        raise CheckpointError(f"{quantised[0]} is neither float16 nor float32")
+        raise CheckpointError(
+            f"{quantised[0]} is neither float16 nor float32: save the checkpoint unquantised, in one of these"
+        )
     return arrays
 
 

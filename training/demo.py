@@ -110,7 +110,7 @@ def fetch_base(folder: Path, shell: Shell) -> Path:
     found = hashlib.sha256(weights).hexdigest()
     if found != BASE_SHA256:
         raise StepError(
-            f"the base model's checksum is {found}, not {BASE_SHA256}: the download is not what it should be"
+            f"the base model's checksum is {found}, not {BASE_SHA256}: it was damaged on its way, so try again"
         )
     partial = target / "model.bin.partial"
     partial.write_bytes(weights)

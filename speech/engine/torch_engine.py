@@ -86,7 +86,9 @@ class TorchEngine:
             RuntimeError: there is no such device.
         """
         if device == "cuda" and not torch.cuda.is_available():
-            raise RuntimeError("device 'cuda' was asked for, but torch finds no GPU here")
+            raise RuntimeError(
+                "device 'cuda' was asked for, and torch finds no GPU: ask for cpu, or see `python -m service doctor`"
+            )
         dtype = dtype or (torch.bfloat16 if device == "cuda" else torch.float32)
         model = WhisperForConditionalGeneration.from_pretrained(
             folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True, use_safetensors=True
