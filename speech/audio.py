@@ -165,7 +165,7 @@ def _decode_container(
     if not 0 < stream.codec_context.sample_rate <= MAX_SAMPLE_RATE:
         rate = stream.codec_context.sample_rate
         raise AudioError("unsupported_audio", f"A rate of {rate} samples a second is not one of audio.")
-    stream.codec_context.thread_type = "AUTO"
+    stream.codec_context.thread_count = 1  # at a file's end, FFmpeg drops the errors of what its threads still hold
     declared_s = _declared_seconds(container, stream, head)
     too_long = AudioError("audio_too_long", f"The audio is longer than {max_seconds or 0:g} seconds.")
     if max_seconds is not None and declared_s > max_seconds:
@@ -198,7 +198,7 @@ def _decode_container(
 def _blocks(container: InputContainer, stream: AudioStream) -> Iterator[NDArray[np.float32]]:
     setup: tuple[int, str, str] | None = None
     resampler: av.AudioResampler | None = None
-    for frame in container.decode(stream):
+    for frame in _frames(container, stream):
         found = (frame.sample_rate, frame.layout.name, frame.format.name)
         if found != setup and frame.sample_rate > MAX_SAMPLE_RATE:
             raise AudioError("damaged_audio", f"The audio changes to {frame.sample_rate} samples a second.")
@@ -210,6 +210,19 @@ def _blocks(container: InputContainer, stream: AudioStream) -> Iterator[NDArray[
         yield from map(_mono, resampler.resample(frame))
     if resampler is not None:
         yield from map(_mono, resampler.resample(None))
+
+
+def _frames(container: InputContainer, stream: AudioStream) -> Iterator[av.AudioFrame]:
+    packets = container.demux(stream)
+    for packet in packets:
+        try:
+            yield from packet.decode()
+        except av.FFmpegError as error:
+            if any(later.size for later in packets):
+                raise
+            heard = f" after {float(packet.pts * packet.time_base):.2f} s" if packet.pts and packet.time_base else ""
+            message = f"The audio is cut off{heard}: its last packet cannot be decoded."
+            raise AudioError("truncated_audio", message) from error
 
 
 def _mono(frame: av.AudioFrame) -> NDArray[np.float32]:

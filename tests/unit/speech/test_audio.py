@@ -280,6 +280,15 @@ def test_a_file_without_its_last_tenth_is_truncated(make, name):
     assert code_of(whole[: int(0.9 * len(whole))]) == "truncated_audio"
 
 
+def test_a_damaged_end_is_told(make):
+    """That the last packet cannot be decoded is told, however little it holds, and on however many cores."""
+    whole = bytearray(make("flac", 10.0))
+    whole[-20:-10] = bytes(10)
+    with pytest.raises(AudioError, match=r"cut off after 9\.\d\d s: its last packet") as caught:
+        decode_audio(bytes(whole))
+    assert caught.value.code == "truncated_audio"
+
+
 def test_a_cut_file_on_the_disk_is_truncated(make, tmp_path):
     """The check also works where only the ends of a file are looked at."""
     path = tmp_path / "cut.wav"
