@@ -60,7 +60,7 @@ test-unit: $(READY) ## No weights, no network, a minute.
 	$(BIN)/python -m pytest -n auto -q tests/unit
 
 test-integration: $(READY) ## The real base model, real speech, a real server.
-	$(BIN)/python -m pytest -q --durations=5 -m "not full" tests/integration
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q --durations=5 -m "not full" tests/integration
 
 bench: $(READY) ## Measure beside the peers (half an hour; the demonstration first, if there is no version yet).
 	$(BIN)/python -m benchmarks run

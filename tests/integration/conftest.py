@@ -6,38 +6,56 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from registry import Registry
+from speech.machine import cores
 from training.data.sources.asterisk import SourceUnavailableError, fetch, read_asterisk
 from training.demo import fetch_base, serving
 from training.shell import Shell
 
 RUNS = Path(__file__).parents[2] / "runs"
 
+if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
+    # Workers have cores of their own, and so has all that they start: threads of several models on the same cores wait
+    # for each other most of their time.
+    share = sorted(os.sched_getaffinity(0))[int(worker[2:]) :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])]
+    os.sched_setaffinity(0, share or os.sched_getaffinity(0))
+
 os.environ["WHISPERLOOP_DATABASE"] = ""  # no jobs but those of a test
 os.environ["WHISPERLOOP_CONSOLE"] = "false"  # its import would run beside what is measured
-os.environ["WHISPERLOOP_THREADS"] = "2"  # a service that thinks it is idle would measure in the middle of other tests
+# A service that thinks it is idle would measure in the middle of other tests.
+os.environ["WHISPERLOOP_THREADS"] = str(min(cores(), 2))
 
 
 @pytest.fixture(scope="session")
-def base_source():
+def one_at_a_time():
+    """Return a lock for what the tests of several workers would download or install at once."""
+    RUNS.mkdir(exist_ok=True)
+    return FileLock(RUNS / ".lock")
+
+
+@pytest.fixture(scope="session")
+def base_source(one_at_a_time):
     """Return the CTranslate2 folder of whisper-base, float16, as Systran published it."""
     (RUNS / "demo").mkdir(parents=True, exist_ok=True)
-    return fetch_base(RUNS / "demo", Shell())
+    with one_at_a_time:
+        return fetch_base(RUNS / "demo", Shell())
 
 
 @pytest.fixture(scope="session")
-def prompts():
+def prompts(one_at_a_time):
     """Return a function that gives the utterances of a language's Asterisk prompts, with absolute audio paths."""
 
     def read(language):
         try:
-            root = fetch([language], RUNS / "data" / "asterisk")
+            with one_at_a_time:
+                root = fetch([language], RUNS / "data" / "asterisk")
+                utterances, _ = read_asterisk(root, language, RUNS / "data" / "asterisk-audio")
         except SourceUnavailableError as error:
             if os.environ.get("CI"):
                 raise
             pytest.skip(f"no speech on this machine: {error}")
-        utterances, _ = read_asterisk(root, language, RUNS / "data" / "asterisk-audio")
         return sorted(utterances, key=lambda utterance: utterance.id)
 
     return read

@@ -29,9 +29,10 @@ def find_server():
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory, free_port):
+def server(tmp_path_factory, free_port, one_at_a_time):
     """Start a server of our own, and return its address without a database's name."""
-    binaries, folder = find_server(), tmp_path_factory.mktemp("postgres")
+    with one_at_a_time:
+        binaries, folder = find_server(), tmp_path_factory.mktemp("postgres")
     as_user = ["setpriv", f"--reuid={USER}", "--clear-groups"] if os.geteuid() == 0 else []
     if as_user:
         for path in (folder, *list(folder.parents)[: len(folder.parents) - 2]):
