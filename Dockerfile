@@ -69,7 +69,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
 FROM python AS serving
 # The trainer's reports are read from its volume, which is made by whichever of both starts first.
 RUN install --directory --owner=10001 --group=10001 /data/registry /data/service /data/training
-COPY docker/service-entrypoint /usr/local/bin/
+COPY --chmod=0755 docker/service-entrypoint /usr/local/bin/
 ENV WHISPERLOOP_HOST=0.0.0.0 \
     WHISPERLOOP_REGISTRY=/data/registry \
     WHISPERLOOP_DATABASE=sqlite:////data/service/jobs.db \
@@ -109,7 +109,7 @@ RUN apt-get update \
     && apt-get clean && rm -rf /var/lib/apt/lists/* \
     && install --directory --owner=10001 --group=10001 --mode=700 /data/postgres \
     && install --directory --owner=10001 --group=10001 /run/postgresql
-COPY docker/postgres/postgres-entrypoint /usr/local/bin/
+COPY --chmod=0755 docker/postgres/postgres-entrypoint /usr/local/bin/
 ENV PGDATA=/data/postgres/cluster
 USER 10001:10001
 EXPOSE 5432
@@ -126,6 +126,8 @@ RUN apt-get update \
     && apt-get clean && rm -rf /var/lib/apt/lists/* \
     && install --directory --owner=10001 --group=10001 /data/prometheus
 COPY docker/prometheus/ /etc/whisperloop/
+# As a checkout is that others of its machine may not read.
+RUN chmod --recursive a+rX /etc/whisperloop
 USER 10001:10001
 EXPOSE 9090
 HEALTHCHECK --interval=10s --timeout=5s --start-period=1m --retries=3 CMD ["promtool", "query", "instant", \

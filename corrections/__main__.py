@@ -46,7 +46,7 @@ def list_command(
         python -m corrections list --language it --limit 50
     """
     table = Table("id", "when", "key", "language", "s", "heard", "said")
-    for one in CorrectionStore(database).list(Which(key=key, language=language), limit=limit).items:
+    for one in CorrectionStore(database, must_exist=True).list(Which(key=key, language=language), limit=limit).items:
         when = time.strftime("%Y-%m-%d %H:%M", time.gmtime(one.updated_at))
         table.add_row(one.id, when, one.key, one.language, f"{one.seconds:.1f}", one.hypothesis, one.correction)
     Console().print(table)
@@ -60,7 +60,7 @@ def stats(database: DatabaseOption, key: KeyOption = None) -> None:
 
         python -m corrections stats --key app
     """
-    counts = CorrectionStore(database).count(Which(key=key))
+    counts = CorrectionStore(database, must_exist=True).count(Which(key=key))
     languages = ", ".join(f"{code} {n}" for code, n in counts.by_language.items()) or "none"
     typer.echo(f"{counts.clips} clips ({languages}), {counts.seconds / 60:.1f} min, {counts.bytes / 1e6:.1f} MB")
 
@@ -78,7 +78,7 @@ def export(
 
         python -m corrections export corrected --language it
     """
-    store, which = CorrectionStore(database), Which(key=key, language=language)
+    store, which = CorrectionStore(database, must_exist=True), Which(key=key, language=language)
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task("exporting", total=store.count(which).clips)
@@ -106,7 +106,7 @@ def delete(
     """
     if bool(ids) == (key is not None or older_than_days is not None):
         raise CorrectionsError("say what to delete: ids, or --key, --older-than-days, or both of these")
-    store = CorrectionStore(database)
+    store = CorrectionStore(database, must_exist=True)
     if ids:
         missing = [one for one in ids if not store.delete(one)]
         typer.echo(f"{len(ids) - len(missing)} deleted")

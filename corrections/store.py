@@ -104,11 +104,12 @@ class Counts:
 class CorrectionStore:
     """The corrections of one database, which is made, or brought to the newest form, when it is first used."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, must_exist: bool = False) -> None:
         """Name the database; nothing is opened yet.
 
         Args:
             url: SQLAlchemy's: sqlite:///file, or postgresql+psycopg://user@host/name.
+            must_exist: for who reads: a file that is not there is an error then, not an empty database.
 
         Raises:
             CorrectionsError: it is none.
@@ -126,6 +127,7 @@ class CorrectionStore:
             ) from None
         self.name = parsed.render_as_string(hide_password=True)
         self._is_open = False
+        self._must_exist = must_exist
         if self._is_sqlite:
             event.listen(self._engine, "connect", _configure_sqlite)
             # Writers wait for each other at the beginning of a transaction, where waiting is possible.
@@ -143,7 +145,7 @@ class CorrectionStore:
         """Make the database if there is none, and bring it to the newest form; all other calls do so, too.
 
         Raises:
-            CorrectionsError: it cannot be reached, or written.
+            CorrectionsError: it cannot be reached, or written, or is not there though it must be.
             NewerDatabaseError: it is of a newer release.
         """
         if self._is_open:
@@ -151,6 +153,8 @@ class CorrectionStore:
         try:
             if self._is_sqlite:
                 path = Path(self._engine.url.database or "")
+                if self._must_exist and not path.exists():
+                    raise CorrectionsError(f"there is no database of corrections at {path.absolute()}")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.touch(mode=0o600)  # speech is nobody else's business
             with self._engine.begin() as connection:

@@ -37,6 +37,8 @@ def read_settings(**given: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         raise stop(f"{first['loc'][0]} (WHISPERLOOP_{str(first['loc'][0]).upper()}): {first['msg']}") from error
+    except ImportError as error:
+        raise stop(f"{error}: install what the service needs: pip install 'whisperloop[service]'") from error
 
 
 def misspelt(environment: Iterable[str]) -> list[str]:

@@ -6,14 +6,13 @@ needs, too, is in `speech.machine`.
 
 import importlib.metadata
 import importlib.util
+import os
 import shutil
 import socket
 import stat
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from pathlib import Path
-
-import httpx
 
 from registry import Registry, RegistryError
 from service.command_line import misspelt
@@ -22,7 +21,9 @@ from service.lookup import EXPORT, is_on_hub, reason
 from service.settings import Settings
 from speech import machine
 from speech.context import ElasticContext
+from speech.device import takes_gpu
 from speech.machine import Finding
+from speech.smoke import SMOKE
 
 FREE_GB = (1, 5)
 """Below the first it is an error, below the second a warning: a whisper-small is 1.5 GB, and twice that while it is
@@ -53,6 +54,7 @@ def examine(settings: Settings, environment: Mapping[str, str]) -> list[Finding]
         machine.voice_detector,
         lambda: machine.writable("cache", _cache(settings), "WHISPERLOOP_CACHE"),
         lambda: jobs(settings),
+        lambda: corrections(settings),
         lambda: model(settings),
         lambda: port(settings),
         lambda: keys(settings),
@@ -60,7 +62,7 @@ def examine(settings: Settings, environment: Mapping[str, str]) -> list[Finding]
         machine.threads,
         machine.quota,
     ]
-    return [check() for check in checks]
+    return machine.look(checks)
 
 
 def packages() -> Finding:
@@ -126,16 +128,33 @@ def _cache(settings: Settings) -> Path:
 
 def jobs(settings: Settings) -> Finding:
     """The database of jobs can be written to, as far as that can be seen without making it."""
-    from sqlalchemy import make_url
-
     if not settings.database:
         return Finding("Jobs", "ok", "none are taken: WHISPERLOOP_DATABASE is empty")
-    url = make_url(settings.database)
+    return _database("Jobs", settings.database, "WHISPERLOOP_DATABASE")
+
+
+def corrections(settings: Settings) -> Finding:
+    """The database of corrections can be written to, as far as that can be seen without making it."""
+    if not settings.corrections:
+        mend = "WHISPERLOOP_CORRECTIONS=sqlite:///runs/corrections.db keeps them (docs/corrections.md)"
+        return Finding("Corrections", "ok", f"not kept. {mend}")
+    return _database("Corrections", settings.corrections, "WHISPERLOOP_CORRECTIONS")
+
+
+def _database(what: str, address: str, setting: str) -> Finding:
+    from sqlalchemy import make_url
+
+    url = make_url(address)
     if url.get_backend_name() != "sqlite":
-        return Finding("Jobs", "ok", f"kept in {url.render_as_string(hide_password=True)}, which is not asked here")
+        return Finding(what, "ok", f"kept in {url.render_as_string(hide_password=True)}, which is not asked here")
     file = Path(url.database or "")
-    found = machine.writable("jobs", file.parent, "WHISPERLOOP_DATABASE")
-    return found if found.state != "ok" else Finding("Jobs", "ok", f"kept in {file}")
+    found = machine.writable(what.lower(), file.parent, setting)
+    if found.state != "ok":
+        return found
+    if file.exists() and not os.access(file, os.W_OK):
+        mend = f"give it to who runs this (chown, chmod), or name another with {setting}"
+        return Finding(what, "error", f"{file} cannot be written to", mend)
+    return Finding(what, "ok", f"kept in {file}")
 
 
 def model(settings: Settings) -> Finding:
@@ -143,7 +162,7 @@ def model(settings: Settings) -> Finding:
     if is_on_hub(settings.model):
         found = f"{settings.model} will be imported at the start, if it is not here yet"
         return Finding("Model", "ok", found)
-    if not settings.registry.is_dir():
+    if not os.path.isdir(settings.registry):  # noqa: PTH112 - Path.is_dir raises if it may not look
         found = f"there is no registry at {settings.registry}"
         return Finding(
             "Model", "error", found, "make demo, or python -m registry import (see python -m registry --help)"
@@ -151,7 +170,11 @@ def model(settings: Settings) -> Finding:
     registry = Registry(settings.registry)
     try:
         version = registry.resolve(settings.model)
-        registry.verify(version, under=EXPORT)
+        if takes_gpu(settings.device):  # as `loading` does it
+            registry.verify(version)
+        else:
+            registry.verify(version, under=EXPORT)
+            registry.verify(version, under=SMOKE)
     except (RegistryError, OSError) as error:
         said = reason(settings, error) if isinstance(error, RegistryError) else f"{settings.registry}: {error.strerror}"
         return Finding("Model", "error", f"{settings.model} cannot be served", said)
@@ -183,6 +206,8 @@ def port(settings: Settings) -> Finding:
 def _served_at(settings: Settings) -> str | None:
     """Return what a Whisperloop at the service's own address serves; None if it is something else."""
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104 - compared only
+    import httpx
+
     try:
         answer = httpx.get(f"http://{host}:{settings.port}/version", timeout=3)
         content = answer.json()
@@ -228,7 +253,4 @@ def console(settings: Settings) -> Finding:
         return Finding("Console", "ok", "off, by WHISPERLOOP_CONSOLE")
     if not is_installed():
         return Finding("Console", "warning", "Gradio is not installed", "pip install 'whisperloop[service,console]'")
-    if not settings.corrections:
-        mend = "WHISPERLOOP_CORRECTIONS=sqlite:///runs/corrections.db keeps what is corrected (docs/corrections.md)"
-        return Finding("Console", "ok", f"at /; corrections are not kept. {mend}")
-    return Finding("Console", "ok", "at /, with corrections")
+    return Finding("Console", "ok", "at /")

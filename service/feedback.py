@@ -22,7 +22,7 @@ from starlette.concurrency import iterate_in_threadpool
 from service.decoder import decoding
 from service.errors import RETRY_SOON, ApiError
 from service.forms import File, form_schema, gather, refusal
-from service.request import loaded
+from service.request import is_cross_site, loaded
 from service.routes import ERRORS
 from service.settings import Settings
 from service.transcribe import MIN_SECONDS
@@ -38,6 +38,11 @@ logger = logging.getLogger("whisperloop.service")
 
 MAX_SECONDS = 30.0
 """Of a correction: Whisper's window, which is what one is learned in."""
+
+CROSS_SITE = (
+    "A page of another site sent this. Let it with WHISPERLOOP_CORS_ORIGINS, or make API keys "
+    "(python -m service keys add NAME)."
+)
 
 CUT_TOLERANCE_S = 0.05
 SECONDS_A_DAY = 86_400
@@ -135,6 +140,8 @@ async def create_feedback(request: Request) -> Response:
     """Hand in a correction: a clip of at most 30 s, or a longer one with `start` and `end`, and what was said in it."""
     from corrections import New
 
+    if request.app.state.settings.keys is None and is_cross_site(request):
+        raise ApiError(403, "cross_site", CROSS_SITE)
     store = await _store(request)
     model = loaded(request)  # or there is no need to read the upload
     settings: Settings = request.app.state.settings

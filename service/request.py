@@ -4,6 +4,7 @@ import asyncio
 import io
 from collections.abc import Coroutine
 from typing import Any, BinaryIO, TypeVar
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
 from starlette.requests import ClientDisconnect
@@ -38,6 +39,20 @@ def loaded(request: Request, name: str | None = None) -> Loaded:
     request.state.answered.enter_context(model.holds.hold())
     request.state.facts["model"] = model.version.ref
     return model
+
+
+def is_cross_site(request: Request) -> bool:
+    """Say whether a browser sent this for a page of another site, which is not among those that may use the service.
+
+    Such a page needs no leave to send a form; without API keys, whoever looks at it would speak for themselves.
+    """
+    allowed: tuple[str, ...] = request.app.state.settings.cors_origins
+    origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site")
+    if origin in allowed or "*" in allowed:
+        return False
+    if site is not None:
+        return site not in {"none", "same-origin"}
+    return origin is not None and urlsplit(origin).netloc != request.headers.get("host")  # of an old browser
 
 
 def usable(model: Loaded | NotReady) -> Loaded:

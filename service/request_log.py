@@ -72,8 +72,7 @@ class RequestLog:
             answered.close()
             path = scope["path"]
             route = getattr(scope.get("route"), "path", "unknown")  # callers choose paths, not labels
-            # A job's id is all that protects it where there are no keys.
-            shown = route if path.startswith(("/v1/jobs/", "/v1/feedback/")) else path[:200]
+            shown = _without_secrets(path, route)
             facts |= {"method": scope["method"], "path": shown, "status": status or 499}
             seconds = time.perf_counter() - started
             facts["ms"] = round(seconds * 1000)
@@ -95,6 +94,15 @@ def _count(scope: Scope, route: str, seconds: float) -> None:
         metrics.key_audio(facts["key"], facts.get("audio_s", 0.0))
     if "error" in facts:
         metrics.error(facts["error"])
+
+
+def _without_secrets(path: str, route: str) -> str:
+    """Return a path that may be logged."""
+    if path.startswith(("/v1/jobs/", "/v1/feedback/")):  # an id is all that protects them where there are no keys
+        return route
+    if path.startswith("/gradio_api/"):  # a file's name, and where the console keeps it
+        return "/".join(path.partition("=")[0].split("/")[:3])
+    return path[:200]
 
 
 def _request_id(scope: Scope) -> str:

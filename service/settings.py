@@ -124,6 +124,11 @@ class Settings(BaseSettings):
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
+    @field_validator("keys", mode="before")
+    @classmethod
+    def _may_be_empty(cls, value: object) -> object:
+        return value or None  # as Compose passes on what is not set
+
     @field_validator("database")
     @classmethod
     def _is_a_database(cls, url: str) -> str:

@@ -31,6 +31,21 @@ class Finding:
     mend: str = ""  # what to do about it
 
 
+def look(checks: Sequence[Callable[[], Finding]]) -> list[Finding]:
+    """Run checks; one that cannot even look says why, and the others are run."""
+    findings = []
+    for check in checks:
+        try:
+            findings.append(check())
+        except ImportError as error:
+            mend = "install it as the README has it: pip install 'whisperloop[service]', or [training]"
+            findings.append(Finding("Packages", "error", str(error), mend))
+        except OSError as error:
+            found = f"{error.filename or 'this machine'} cannot be looked at ({error.strerror})"
+            findings.append(Finding("Machine", "error", found, "give it to who runs this (chown, chmod)"))
+    return findings
+
+
 def report(findings: Sequence[Finding], *, as_json: bool) -> bool:
     """Print findings, for people or as JSON; return whether none is an error."""
     if as_json:
@@ -70,8 +85,19 @@ def _available_gb() -> float:
     info = Path("/proc/meminfo")
     if info.is_file():
         line = next(line for line in info.read_text(encoding="ascii").splitlines() if line.startswith("MemAvailable"))
-        return int(line.split()[1]) * 1024 / 1e9
+        return min(int(line.split()[1]) * 1024, container_memory()) / 1e9
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+
+
+def container_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> float:
+    """Return the bytes that a container may still take; infinity where there is no limit that can be read."""
+    try:
+        limit = int((cgroup / "memory.max").read_text(encoding="ascii"))  # or "max"
+        held = dict(line.split() for line in (cgroup / "memory.stat").read_text(encoding="ascii").splitlines())
+        used = int((cgroup / "memory.current").read_text(encoding="ascii")) - int(held["inactive_file"])
+    except (OSError, ValueError, KeyError):
+        return math.inf
+    return max(0, limit - used)
 
 
 def _state(free: float, error: float, warning: float) -> State:
@@ -89,6 +115,9 @@ def writable(what: str, folder: Path, setting: str) -> Finding:
     try:
         with tempfile.TemporaryFile(dir=_nearest(folder)):
             pass
+        folder.stat()  # it may be there, behind one that may not be looked into
+    except FileNotFoundError:
+        pass
     except OSError as error:
         mend = f"give it to who runs this (chown, chmod), or name another with {setting}"
         return Finding(f"Folder {what}", "error", f"{folder} cannot be written to ({error.strerror})", mend)
@@ -118,7 +147,8 @@ def disk(
 
 
 def _nearest(folder: Path) -> Path:
-    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    # Not Path.exists, which raises where a folder above may not be looked into.
+    return next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))  # noqa: PTH110
 
 
 def audio() -> Finding:

@@ -40,8 +40,6 @@ from training.data.report import TooManyDroppedError
 from training.data.sources.asterisk import SourceUnavailableError
 from training.data.sources.rows import SourceError
 from training.devices import follow, rank
-from training.parity import ParityError
-from training.schedule import CronError
 from training.shell import Shell, StepError, run_command_line
 
 USER_ERRORS = (
@@ -52,10 +50,8 @@ USER_ERRORS = (
     TooManyDroppedError,
     SourceUnavailableError,
     SourceError,
-    ParityError,
     StepError,
     SaveError,
-    CronError,
     EngineError,
     FloatingPointError,
 )

@@ -1,5 +1,6 @@
 """`python -m training retrain` and `schedule`: the loop by the clock."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -29,6 +30,7 @@ from training.shell import Shell
 
 if TYPE_CHECKING:
     from training.retrain import Result, Turn
+    from training.rules import Rules
     from training.run import Outcome
 
 EXIT_STATUSES: dict["Result", int] = {"refused": 3, "lint": 3, "undecided": 4}
@@ -140,9 +142,18 @@ def _look(
 
     base = resolve_base(settings.base, store, shell.say)
     data = prepare(settings, WhisperTokenizer.from_folder(base.path), runs / "data")
-    clips = {f"{u.audio.sha256} {u.audio.offset} {u.text}" for u in data.of("train")}
-    # What lint refused is looked at again once more is accepted.
-    return "-".join([run_key(settings, base, data), *sorted(set(accept))]), clips
+    # Kept beside the decision: not what was said, which may be deleted elsewhere.
+    clips = {_digest(f"{u.audio.sha256} {u.audio.offset} {u.text}") for u in data.of("train")}
+    return decision_key(run_key(settings, base, data), settings.gate, accept), clips
+
+
+def decision_key(run: str, gate: "Rules", accept: Sequence[str]) -> str:
+    """Return what a decision is known by: what lint or the gate refused is looked at again once they accept more."""
+    return "-".join([run, _digest(gate.model_dump_json())[:8], *sorted(set(accept))])
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _turn(

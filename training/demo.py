@@ -68,7 +68,8 @@ def demo(registry_root: Path, runs: Path, port: int, shell: Shell) -> None:
                 markup=False,
                 soft_wrap=True,
             )
-            process.wait()
+            with suppress(KeyboardInterrupt):
+                process.wait()
 
 
 def fetch_base(folder: Path, shell: Shell) -> Path:
@@ -135,8 +136,7 @@ def serving(
         process = subprocess.Popen(command, env={**os.environ, **settings}, stdout=output, stderr=subprocess.STDOUT)
         try:
             wait_until_ready(process, address, log)
-            with suppress(KeyboardInterrupt):
-                yield process, address
+            yield process, address
         finally:
             process.terminate()
             process.wait(timeout=60)

@@ -5,6 +5,7 @@ needs, too, is in `speech.machine`.
 """
 
 import importlib.metadata
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -48,7 +49,7 @@ def examine(registry: Path, runs: Path) -> list[Finding]:
         machine.threads,
         machine.quota,
     ]
-    return [check() for check in checks]
+    return machine.look(checks)
 
 
 def packages(installed: Callable[[str], str] = importlib.metadata.version) -> Finding:
@@ -128,7 +129,7 @@ def disk(runs: Path) -> Finding:
 
 def versions(registry: Path) -> Finding:
     """What the aliases name is there and can be read; `python -m registry verify` looks at every byte."""
-    if not registry.is_dir():
+    if not os.path.isdir(registry):  # noqa: PTH112 - Path.is_dir raises if it may not look
         return Finding("Registry", "ok", f"{registry} is not there yet; the first version makes it")
     store = Registry(registry)
     try:

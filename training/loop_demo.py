@@ -86,7 +86,7 @@ class Heard:
 
 
 def loop_demo(registry_root: Path, runs: Path, port: int, shell: Shell) -> dict[str, Any]:
-    """Close the loop once, print what changed, and return (and write) the report.
+    """Close the loop once, print what changed, and return (and write) the report; the one there is, if it was closed.
 
     Raises:
         StepError: something did not happen that should; the message says what.
@@ -95,6 +95,13 @@ def loop_demo(registry_root: Path, runs: Path, port: int, shell: Shell) -> dict[
     folder = (runs / "loop-demo").resolve()
     folder.mkdir(parents=True, exist_ok=True)
     store = Registry(registry_root)
+    if (closed := _closed_before(folder, store)) is not None:
+        shell.console.print(_table(closed))
+        shell.say(
+            f"it was closed before; to close it again: python -m registry rollback {MODEL} --reason again, then "
+            f"rm -r {folder} {runs / 'retrain' / MODEL}"
+        )
+        return closed
     source = fetch_base(runs / "demo", shell)
     if MODEL not in store.models() or store.alias(MODEL, "production") is None:
         command = ["registry", "import", str(source), "--name", MODEL, "--alias", "production"]
@@ -143,6 +150,16 @@ def loop_demo(registry_root: Path, runs: Path, port: int, shell: Shell) -> dict[
     shell.console.print(_table(report))
     shell.say(f"done in {report['seconds'] / 60:.1f} minutes; report: {folder / 'report.json'}")
     return report
+
+
+def _closed_before(folder: Path, store: Registry) -> dict[str, Any] | None:
+    """Return the report of a loop that was closed, if what came of it is still in production."""
+    path = folder / "report.json"
+    if not path.is_file() or MODEL not in store.models():
+        return None
+    report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    alias = store.alias(MODEL, "production")
+    return report if alias is not None and f"{MODEL}@{alias.version}" == report["after"] else None
 
 
 def correct(address: str, clip: Utterance, hypothesis: str, version: str) -> None:

@@ -16,6 +16,7 @@ from speech.text import normalize
 from training.data.manifest import Utterance
 from training.evaluate import Hypothesis, transcribe_utterances
 from training.gate import Bounds
+from training.shell import StepError
 
 MAX_CLIPS = 64
 MIN_SAME = 0.95
@@ -37,7 +38,7 @@ class Parity(BaseModel):
         return self.same >= MIN_SAME and self.difference.high <= MAX_DIFFERENCE
 
 
-class ParityError(Exception):
+class ParityError(StepError):
     """The export and its checkpoint disagree: nothing was published."""
 
     def __init__(self, parity: Parity) -> None:

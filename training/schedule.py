@@ -16,9 +16,12 @@ from datetime import datetime, tzinfo
 from pathlib import Path
 from types import FrameType
 
+from apscheduler.schedulers import SchedulerNotRunningError
 from apscheduler.schedulers.blocking import BlockingScheduler
 from apscheduler.triggers.cron import CronTrigger
 from pydantic import BaseModel, ConfigDict
+
+from training.config import ConfigError
 
 NICENESS = 10
 """Of a retraining: the decoder's threads wait for one another hundreds of times a clip, so a service that shares its
@@ -28,7 +31,7 @@ LATE_S = 3600
 """A run that could not begin on time, as the one before was not done or the machine slept, may begin so late."""
 
 
-class CronError(ValueError):
+class CronError(ConfigError):
     """The schedule cannot be read."""
 
 
@@ -114,16 +117,20 @@ def keep_schedule(
             process.send_signal(signal.SIGINT)  # it saves a checkpoint first
 
     def stop(_number: int, _frame: FrameType | None) -> None:
+        if stopping.is_set():  # again: a second one would cost what runs its checkpoint
+            return
         stopping.set()
         for process in running[:]:
             interrupt(process)
-        scheduler.shutdown(wait=False)
+        with suppress(SchedulerNotRunningError):  # it has not begun yet
+            scheduler.shutdown(wait=False)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         note()
         scheduler.add_job(run, trigger, max_instances=1, coalesce=True, misfire_grace_time=LATE_S)
-        scheduler.start()
+        if not stopping.is_set():
+            scheduler.start()
         with busy:  # until what runs has ended
             pass
     finally:

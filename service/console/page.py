@@ -241,18 +241,23 @@ def _transcribe_tab(service: FastAPI, page: Any) -> None:  # noqa: PLR0915 - a p
         return transcript.part(kept["answer"], which)[0] if kept and which else ""
 
     async def correct(
-        kept: dict[str, Any] | None, which: str | None, text: str, consent: bool, request: gr.Request
+        kept: dict[str, Any] | None, which: str | None, text: str, consent: bool, language: str, request: gr.Request
     ) -> tuple[str, Any]:
         if not kept or not which:
             return _said("Transcribe a clip first."), gr.update()
         answer = kept["answer"]
+        spoken = transcript.language(answer, None if language == AUTO else language)
+        if text.strip() and not spoken:
+            return _said(
+                "Nothing was heard in it, so its language is not known: choose it above, and send again."
+            ), gr.update()
         hypothesis, cut = transcript.part(answer, which)
         said = {"correction": text} if text.strip() else {"no_speech": "true"}
         fields = {
             **said,
             **cut,
             "hypothesis": hypothesis,
-            "language": answer["language"] or "en",
+            "language": spoken or "en",  # nobody speaks: any will do
             "model": answer["model"],
             "consent": "true" if consent else "false",
         }
@@ -268,7 +273,7 @@ def _transcribe_tab(service: FastAPI, page: Any) -> None:  # noqa: PLR0915 - a p
     page.load(look, None, [language, model], api_visibility="private")
     go.click(run, [clip, language, task, model], outputs, api_visibility="private", show_progress="hidden")
     which.input(choose, [kept, which], text, api_visibility="private")
-    send.click(correct, [kept, which, text, consent], [sent, consent], api_visibility="private")
+    send.click(correct, [kept, which, text, consent, language], [sent, consent], api_visibility="private")
 
 
 async def _whole(caller: Caller, name: str, content: bytes, ref: str) -> dict[str, Any]:

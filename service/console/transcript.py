@@ -134,6 +134,11 @@ def parts(answer: Mapping[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
+def language(answer: dict[str, Any], chosen: str | None) -> str | None:
+    """Return the language that is spoken: the one that was heard or, where nothing was, the one that was chosen."""
+    return answer["language"] or chosen
+
+
 def part(answer: Mapping[str, Any], value: str) -> tuple[str, dict[str, str]]:
     """Return the text of a part, and the fields that cut it out of the audio."""
     if value == "whole":

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import ctranslate2
@@ -38,8 +38,9 @@ class Tuning:
     """How to run the CPU engine; the defaults suit most machines."""
 
     compute_type: str = "int8"  # what the weights are turned into: one of COMPUTE_TYPES
-    workers: int = max(1, cores() // MAX_THREADS)  # batches decoded at once, from one copy of the weights
-    threads: int = min(cores(), MAX_THREADS)  # of each worker
+    workers: int = field(default_factory=lambda: max(1, cores() // MAX_THREADS))
+    """Batches decoded at once, from one copy of the weights."""
+    threads: int = field(default_factory=lambda: min(cores(), MAX_THREADS))  # of each worker
     batch: int = 16  # windows decoded together at most
 
 

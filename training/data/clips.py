@@ -21,14 +21,19 @@ Span = tuple[int, int]
 
 def keep_bytes(encoded: bytes, name: str | None, folder: Path) -> Path:
     """Write an encoded clip as it is, and return where; `name` is what it was called, for its ending."""
+    path = place_of_bytes(encoded, name, folder)
+    if not path.is_file():
+        _write(path, encoded)
+    return path
+
+
+def place_of_bytes(encoded: bytes, name: str | None, folder: Path) -> Path:
+    """Return where `keep_bytes` writes an encoded clip."""
     suffix = PurePath(name or "").suffix.lower()
     if not suffix[1:].isalnum() or len(suffix) > 6:
         suffix = ".audio"
     digest = hashlib.sha256(encoded).hexdigest()
-    path = folder / digest[:2] / f"{digest}{suffix}"
-    if not path.is_file():
-        _write(path, encoded)
-    return path
+    return folder / digest[:2] / f"{digest}{suffix}"
 
 
 def keep_samples(samples: NDArray[np.float32], rate: int, folder: Path) -> Path:

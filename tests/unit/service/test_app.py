@@ -324,6 +324,19 @@ async def test_probes_do_not_fill_the_log(make_app, serve, caplog):
         assert caplog.records == []
 
 
+async def test_the_log_names_no_file(make_app, serve, caplog):
+    """Paths by which the console's clips and their names could be had are cut; others are logged as they are."""
+    caplog.set_level(logging.INFO, "whisperloop.service")
+    async with serve(make_app()) as client:
+        caplog.clear()
+        await client.get("/gradio_api/file=/tmp/whisperloop-console-x/ab12/Rossi-diagnosis.wav")
+        await client.get("/gradio_api/stream/ab12/Rossi-diagnosis.wav")
+        await client.get("/v1/jobs/job_secret")
+        await client.get("/version")
+    logged = [json.loads(record.message)["path"] for record in caplog.records]
+    assert logged == ["/gradio_api/file", "/gradio_api/stream", "/v1/jobs/{job_id}", "/version"]
+
+
 async def test_the_interface_describes_itself(make_app, serve):
     """/openapi.json shows each form's fields, which are read by hand, and whether there may be several files."""
     async with serve(make_app()) as client:

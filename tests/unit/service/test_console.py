@@ -285,3 +285,10 @@ async def test_the_console_asks_as_any_caller(make_app, serve, wav, tmp_path):
             await Caller(app, None, ("127.0.0.1", 1)).get("/version")
         with pytest.raises(ServiceError):
             [event async for event in caller.transcribe("a.wav", b"no audio", {})]
+
+
+def test_the_language_of_what_was_not_heard():
+    """Is the chosen one; with none, it is not known, and not English."""
+    assert transcript.language({"language": "it"}, None) == "it"
+    assert transcript.language({"language": None}, "ru") == "ru"
+    assert transcript.language({"language": None}, None) is None

@@ -1,6 +1,7 @@
 """What the doctor looks at before the service is started, what it finds wrong, and that it says how to mend it."""
 
 import json
+import os
 import re
 import socket
 import threading
@@ -164,9 +165,22 @@ def test_where_jobs_are_kept(tmp_path):
     assert "none are taken" in doctor.jobs(Settings(database="")).found
 
 
+def test_where_corrections_are_kept(tmp_path, monkeypatch):
+    """Without one, the setting is named; where no file can be, or somebody else has one, is an error."""
+    file = tmp_path / "corrections.db"
+    settings = Settings(corrections=f"sqlite:///{file}")
+    assert "WHISPERLOOP_CORRECTIONS" in doctor.corrections(Settings()).found
+    assert doctor.corrections(settings).found == f"kept in {file}"
+    assert not file.exists()
+    file.touch()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert doctor.corrections(settings).found == f"{file} cannot be written to"
+    assert doctor.corrections(Settings(corrections=f"sqlite:///{file}/x.db")).state == "error"
+
+
 def test_the_console(monkeypatch):
-    """Without Gradio, the extra is named; without corrections, the setting."""
-    assert "WHISPERLOOP_CORRECTIONS" in doctor.console(Settings(console=True)).found
+    """Without Gradio, the extra is named."""
+    assert doctor.console(Settings(console=True)).found == "at /"
     assert doctor.console(Settings(console=False)).found.startswith("off")
     monkeypatch.setattr("service.console.mount.importlib.util.find_spec", lambda _: None)
     assert "whisperloop[service,console]" in doctor.console(Settings(console=True)).mend

@@ -284,3 +284,26 @@ async def test_nothing_of_a_correction_is_logged(app, serve, wav, caplog):
         await send(client, wav(1.0), speaker="Anna Bianchi")
     for secret in ("Buongiorno", "buon giorno", "Bianchi"):
         assert secret not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"}, 403),
+        ({"Sec-Fetch-Site": "same-site", "Origin": "https://evil.example"}, 403),
+        ({"Origin": "https://evil.example"}, 403),  # of a browser that says no more
+        ({"Sec-Fetch-Site": "cross-site", "Origin": "https://app.example"}, 201),
+        ({"Sec-Fetch-Site": "same-origin", "Origin": "http://test"}, 201),
+        ({"Origin": "http://test"}, 201),
+        ({}, 201),
+    ],
+)
+async def test_a_page_of_another_site_teaches_nothing(make_app, serve, wav, url, kept, headers, status):
+    """Without API keys, whoever looks at a page would speak for it; sites that may use the service may correct, too."""
+    async with serve(make_app(corrections=url, cors_origins=("https://app.example",))) as client:
+        headers = {"Host": "test", **headers}
+        answer = await client.post("/v1/feedback", files={"file": ("a.wav", wav(1.0))}, data=FIELDS, headers=headers)
+    assert answer.status_code == status, answer.text
+    assert kept() == (status == 201)
+    if status == 403:
+        assert answer.json()["error"]["code"] == "cross_site"

@@ -4,6 +4,7 @@ import re
 import socket
 import time
 import weakref
+from pathlib import Path
 
 import pytest
 import uvicorn
@@ -50,6 +51,14 @@ def test_senseless_settings_are_refused(wrong):
     """A value that cannot work stops the start, not a request."""
     with pytest.raises(ValidationError):
         Settings(**wrong)
+
+
+def test_keys_that_are_not_set(monkeypatch):
+    """Compose passes on an empty variable: that is no file of keys, and not the folder that it runs in."""
+    monkeypatch.setenv("WHISPERLOOP_KEYS", "")
+    assert Settings().keys is None
+    monkeypatch.setenv("WHISPERLOOP_KEYS", "keys.jsonl")
+    assert Settings().keys == Path("keys.jsonl")
 
 
 def test_a_setting_that_is_none_is_told(served, monkeypatch, tmp_path):

@@ -1,6 +1,8 @@
 """What training and serving both ask of a machine, and that each fault says how to mend it."""
 
+import errno
 import json
+import math
 import os
 
 import pytest
@@ -56,6 +58,32 @@ def test_threads_that_are_held_back(monkeypatch):
     assert machine.threads().found == "OMP_NUM_THREADS=1 on 8 cores"
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
     assert machine.threads().state == "ok"
+
+
+def test_a_container_with_part_of_the_memory(tmp_path):
+    """What it may still take is its limit less what it holds; what the kernel would give back does not count."""
+    assert machine.container_memory(tmp_path) == math.inf
+    (tmp_path / "memory.max").write_text("1000000\n")
+    (tmp_path / "memory.current").write_text("700000\n")
+    (tmp_path / "memory.stat").write_text("anon 400000\ninactive_file 300000\n")
+    assert machine.container_memory(tmp_path) == 600_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert machine.container_memory(tmp_path) == math.inf
+
+
+def test_a_check_that_cannot_look():
+    """It says what is missing, or what may not be looked at; the others are made."""
+
+    def lacks():
+        raise ModuleNotFoundError("No module named 'sqlalchemy'")
+
+    def may_not():
+        raise PermissionError(errno.EACCES, "Permission denied", "/root/registry")
+
+    found = machine.look([lacks, may_not, lambda: Finding("Disk", "ok", "room")])
+    assert [one.state for one in found] == ["error", "error", "ok"]
+    assert ("sqlalchemy" in found[0].found, "pip install" in found[0].mend) == (True, True)
+    assert found[1].found == "/root/registry cannot be looked at (Permission denied)"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from training import retrain as module
+from training.command_retrain import decision_key
 from training.retrain import BusyError, Turn, is_running, last_decision, only_one, reports, retrain
+from training.rules import Rules
 
 ROOT = Path(__file__).parents[3]
 PROMOTED = Turn(result="promoted", detail="it: better", version="whisper@2", verdict="2-vs-1-1.json", run="runs/x")
@@ -251,3 +253,11 @@ def test_reports_do_not_grow_for_ever(loop, monkeypatch):
             loop()
     assert [report.result for report in reports(folder)] == ["failed"] * 3
     assert last_decision(folder).result == "promoted"
+
+
+def test_what_was_refused_is_looked_at_again():
+    """When the gate's margins change, or lint is told to accept more; not for the same said in another order."""
+    before = decision_key("run", Rules(), ("a", "b"))
+    assert decision_key("run", Rules(), ("b", "a", "a")) == before
+    assert decision_key("run", Rules(other_speech=0.03), ("a", "b")) != before
+    assert decision_key("run", Rules(), ("a",)) != before

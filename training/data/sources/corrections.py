@@ -8,15 +8,16 @@ import hashlib
 import os
 from pathlib import Path
 
-from corrections import CorrectionsError, CorrectionStore, NewerDatabaseError, Which
+from corrections import CorrectionsError, CorrectionStore, NewerDatabaseError
 from training.data.checks import CountTokens, Row, admit
-from training.data.clips import keep_bytes
+from training.data.clips import keep_bytes, place_of_bytes
 from training.data.manifest import CORRECTIONS, Utterance
 from training.data.report import Dropped
 from training.data.sources.config import CorrectionsSource
 from training.data.sources.rows import SourceError
 
 ENVIRONMENT = "WHISPERLOOP_CORRECTIONS"
+CLIP = "clip.flac"
 
 
 def read_corrections(
@@ -39,29 +40,32 @@ def read_corrections(
     if not url:
         raise SourceError(f"corrections: name the database, by `url` or by {ENVIRONMENT}, as the service's is named")
     try:
-        store = CorrectionStore(url)
+        store = CorrectionStore(url, must_exist=True)
         folder = cache / hashlib.sha256(store.name.encode()).hexdigest()[:12]
-        rows = [
-            Row(
-                id=f"{CORRECTIONS}/{one.id}",
-                path=keep_bytes(one.audio, "clip.flac", folder).resolve(),
-                text=one.correction,
-                language=one.language,
-                source=CORRECTIONS,
-                speaker=one.speaker,
-                no_speech=not one.correction,
-            )
-            for one in store.all(Which(language=source.language))
-        ]
+        rows: list[Row] = []
+        there: set[Path] = set()
+        for one in store.all():  # of all languages: what is not among them was deleted
+            there.add(place_of_bytes(one.audio, CLIP, folder))
+            if source.language in {None, one.language}:
+                rows.append(
+                    Row(
+                        id=f"{CORRECTIONS}/{one.id}",
+                        path=keep_bytes(one.audio, CLIP, folder).resolve(),
+                        text=one.correction,
+                        language=one.language,
+                        source=CORRECTIONS,
+                        speaker=one.speaker,
+                        no_speech=not one.correction,
+                    )
+                )
         store.close()
     except (CorrectionsError, NewerDatabaseError) as error:
         raise SourceError(str(error)) from error
-    if source.language is None:  # else those of other languages were not read
-        _forget_others(folder, {row.path for row in rows})
+    _forget_others(folder, there)
     return admit(rows, count_tokens=count_tokens)
 
 
 def _forget_others(folder: Path, kept: set[Path]) -> None:
-    for path in folder.resolve().glob("*/*.flac"):
+    for path in folder.glob("*/*.flac"):
         if path not in kept:
             path.unlink()

@@ -72,13 +72,23 @@ def test_the_same_corrections_are_the_same_data(store, source, tmp_path):
 
 
 def test_one_language_alone(store, source, tmp_path):
-    """Others are not read, and their clips stay in the cache for who reads them."""
-    keep(store, 1, "uno")
+    """Others are not read, and their clips stay in the cache for who reads them; what was deleted leaves it."""
+    row = keep(store, 1, "uno")
     keep(store, 2, "раз", language="ru")
     read_corrections(source, tmp_path / "cache")
     only, _ = read_corrections(source.model_copy(update={"language": "ru"}), tmp_path / "cache")
     assert [one.text for one in only] == ["раз"]
     assert len(list((tmp_path / "cache").rglob("*.flac"))) == 2
+    store.delete(row.id)
+    read_corrections(source.model_copy(update={"language": "ru"}), tmp_path / "cache")
+    assert len(list((tmp_path / "cache").rglob("*.flac"))) == 1
+
+
+def test_reading_makes_no_database(tmp_path):
+    """A name that is misspelt, or looked for from another folder, is an error that says where there is none."""
+    with pytest.raises(SourceError, match=f"no database of corrections at {tmp_path}/folder/other.db"):
+        read_corrections(CorrectionsSource(url=f"sqlite:///{tmp_path}/folder/other.db"), tmp_path / "cache")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_environment_names_the_database(store, source, tmp_path, monkeypatch):
@@ -89,9 +99,9 @@ def test_the_environment_names_the_database(store, source, tmp_path, monkeypatch
     monkeypatch.delenv("WHISPERLOOP_CORRECTIONS")
     with pytest.raises(SourceError, match="by `url` or by WHISPERLOOP_CORRECTIONS"):
         read_corrections(CorrectionsSource(), tmp_path / "cache")
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("no database")
     with pytest.raises(SourceError, match="cannot be used"):
-        read_corrections(CorrectionsSource(url=f"sqlite:///{tmp_path}/file/x.db"), tmp_path / "cache")
+        read_corrections(CorrectionsSource(url=f"sqlite:///{tmp_path}/file"), tmp_path / "cache")
 
 
 def test_no_correction_is_drawn_for_test(store, source, tmp_path, make_utterance):

@@ -1,0 +1,48 @@
+"""The loop's demonstration, beside what `tests/integration/test_closed_loop.py` shows: what a second one does."""
+
+import json
+
+import pytest
+
+from registry import Registry
+from training.loop_demo import loop_demo
+from training.shell import Shell
+
+REPORT = {
+    "before": "loop@before",
+    "corrected_clips": 120,
+    "exact_before": 0.5,
+    "exact_after": 0.9,
+    "held_out_clips": 96,
+    "wer_before": 0.135,
+    "wer_after": 0.075,
+    "wer_difference": [-0.06, -0.092, -0.029],
+    "requests_meanwhile": 73,
+    "requests_failed": 0,
+    "versions_that_answered": [],
+}
+
+
+@pytest.fixture
+def closed(tmp_path):
+    """Return a registry whose `loop@production` came of a loop that was closed, and the folder of all runs."""
+    store = Registry(tmp_path / "registry")
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "config.json").write_text("{}")
+    version = store.publish("loop", source, context={"elastic": False, "margin": 0})
+    store.move_alias("loop", "production", version.id, expected=None, reason="it was closed")
+    folder = tmp_path / "runs" / "loop-demo"
+    folder.mkdir(parents=True)
+    (folder / "report.json").write_text(json.dumps({**REPORT, "after": version.ref}))
+    return store, tmp_path / "runs"
+
+
+def test_a_loop_that_was_closed_is_told_again(closed, capsys):
+    """What came of it is still in production: it could not be bettered by the same clips. How to begin anew is said."""
+    store, runs = closed
+    report = loop_demo(store.root, runs, 8700, Shell())
+    assert report["exact_after"] == 0.9
+    printed = capsys.readouterr().out
+    assert "90 %" in printed
+    assert "registry rollback loop" in printed
