@@ -65,6 +65,7 @@ def create_app(settings: Settings | None = None, *, load: Load | None = None) ->
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.decode_limiter = anyio.CapacityLimiter(DECODE_THREADS)
+        app.state.correction_limiter = anyio.CapacityLimiter(1)
         app.state.jobs_ready = asyncio.get_running_loop().create_future()
         tasks = [asyncio.create_task(app.state.shadow.run())]
 

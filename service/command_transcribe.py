@@ -81,7 +81,7 @@ def transcribe(
 
         python -m service transcribe talk.mp3
 
-        python -m service transcribe recordings --format srt --format txt --output-dir subtitles
+        python -m service transcribe recordings --format srt --format text --output-dir subtitles
     """
     settings = read_settings(model=model, registry=registry, device=device)
     wanted = _check_formats(formats or ["text"])

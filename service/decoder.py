@@ -186,6 +186,7 @@ def _serve(source: BinaryIO, sink: BinaryIO) -> None:
     """Decode the files that arrive on `source` until it ends."""
     while head := source.read(REQUEST.size):
         size, max_seconds = REQUEST.unpack(head)
+        _limit_memory(size)
         file = io.BytesIO(_read_exactly(source, size))
         declared_s = declared_seconds(file)
         sink.write(DECLARED.pack(declared_s))
@@ -224,11 +225,13 @@ def _seconds_of(blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.fl
         raise fault
 
 
-def _limit_memory() -> None:
+def _limit_memory(file_size: int = 0) -> None:
     with suppress(ImportError, ValueError, OSError):  # Windows has no limits, macOS not this one
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
+        _, most = resource.getrlimit(resource.RLIMIT_AS)
+        wanted = MAX_MEMORY + file_size
+        resource.setrlimit(resource.RLIMIT_AS, (wanted if most == resource.RLIM_INFINITY else min(wanted, most), most))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 

@@ -152,7 +152,7 @@ async def create_feedback(request: Request) -> Response:
             language = model.language_code(fields.language)
         except UnknownLanguageError as error:
             raise ApiError(400, "unknown_language", str(error), "language") from error
-        async with request.app.state.decode_limiter:
+        async with request.app.state.correction_limiter:  # transcripts need not wait for a long recording
             samples = await asyncio.to_thread(_decode, files[0], fields, settings.max_audio_seconds)
         new = New(
             audio=await asyncio.to_thread(encode_flac, samples),

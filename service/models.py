@@ -90,6 +90,7 @@ class Models:
         self._tasks: set[asyncio.Task[None]] = set()
         self._tuning: asyncio.Task[None] | None = None
         self._looking = asyncio.Lock()
+        self._then: Callable[[], None] | None = None
 
     # Who answers.
 
@@ -175,13 +176,19 @@ class Models:
         """Load what is named, then follow the aliases; returns if nothing can ever move.
 
         Args:
-            then: called once, when the first look is over.
+            then: called once, when the model answers or is known not to: before those beside it are loaded.
         """
+        self._then = then
         await self._look_once_more()
-        then()
+        self._begin()
         while self._settings.watch_seconds and is_alias(self._settings.model):
             await asyncio.sleep(self._settings.watch_seconds)
             await self._look_once_more()
+
+    def _begin(self) -> None:
+        then, self._then = self._then, None
+        if then is not None:
+            then()
 
     async def _look_once_more(self) -> None:
         try:
@@ -198,6 +205,8 @@ class Models:
                 logger.warning("the registry cannot be looked at (%s); what is loaded goes on", error)
             for place in self._places:
                 await self._follow(place)
+                if place.role == "main":
+                    self._begin()
 
     async def close(self) -> None:
         """Let admitted requests finish, and end all threads."""

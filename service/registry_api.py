@@ -11,8 +11,9 @@ from ipaddress import ip_address
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from registry import (
     ALIASES,
@@ -36,6 +37,9 @@ MOVABLE = tuple(alias for alias in ALIASES if alias != "previous")
 PICTURES = ("loss.png", "wer.png")
 MAX_FILE_BYTES = 4_000_000
 """Of a version's figures, a verdict or a picture; what is larger is no figure."""
+
+MAX_BODY_BYTES = 64 * 1024
+BODY_TIMEOUT_S = 10.0
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -110,14 +114,21 @@ async def get_curves(request: Request, name: str, version: str, picture: str) ->
     return Response(found, media_type="image/png", headers={"X-Content-Type-Options": "nosniff"})
 
 
-@router.post("/{name}/aliases/{alias}", responses={**ERRORS, 403: ERRORS[404], 409: ERRORS[404]})
-async def move_alias(request: Request, name: str, alias: str, move: Move) -> Moved:
+@router.post(
+    "/{name}/aliases/{alias}",
+    responses={**ERRORS, 403: ERRORS[404], 409: ERRORS[404]},
+    openapi_extra={
+        "requestBody": {"required": True, "content": {"application/json": {"schema": Move.model_json_schema()}}}
+    },
+)
+async def move_alias(request: Request, name: str, alias: str) -> Moved:
     """Let an alias name another version, if it is where you believe it to be: promote, or roll back.
 
     For a key made with --admin; without keys, from this machine only.
     """
     if refused := why_not(request):
         raise ApiError(403, "admin_required", refused)
+    move = await _read_move(request)
     if alias not in MOVABLE:
         message = f"alias: there is no {alias[:40]!r} to move; there are {', '.join(MOVABLE)}."
         raise ApiError(400, "invalid_value", message, "alias")
@@ -132,6 +143,28 @@ async def move_alias(request: Request, name: str, alias: str, move: Move) -> Mov
         )
     )
     return Moved(model=name, alias=alias, version=moved.version, reason=moved.reason, verdict=moved.verdict)
+
+
+async def _read_move(request: Request) -> Move:
+    """Read the body here: FastAPI would gather whatever comes, however much and however slowly."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        # A page of another site may send anything else without leave.
+        raise ApiError(400, "invalid_request", "Send JSON, with Content-Type: application/json.")
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY_BYTES:
+                    raise ApiError(413, "body_too_large", f"The body has more than {MAX_BODY_BYTES} bytes.")
+    except TimeoutError:
+        message = "The body did not come."
+        raise ApiError(408, "body_timeout", message, headers={"Connection": "close"}) from None
+    try:
+        return Move.model_validate_json(bytes(body))
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_context=False, include_input=False)
+        raise RequestValidationError([{**fault, "loc": ("body", *fault["loc"])} for fault in faults]) from error
 
 
 def why_not(request: Request) -> str | None:

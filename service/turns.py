@@ -35,7 +35,12 @@ class Job:
     submitted_s: float = 0.0
     again_s: float = 0.0  # of what was submitted: it was decoded before, and is no more audio
     decoded_s: float = 0.0
+    length_s: float = field(init=False)  # as declared at first; silence, of which nobody waits for the end, with it
     waiting: deque["Item"] = field(default_factory=deque)
+
+    def __post_init__(self) -> None:
+        """Keep what was declared."""
+        self.length_s = self.declared_s
 
     @property
     def remaining_s(self) -> float:

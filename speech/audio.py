@@ -30,6 +30,9 @@ TRUNCATION_TOLERANCE_SHARE = 0.02
 
 BLOCK = SAMPLE_RATE // 10  # samples that come out of the resampler at once: fewer, and Python takes as long as FFmpeg
 
+HOLE_S = 0.2
+"""Samples that begin so much later than those before them end have a hole before them; less is rounding, or drift."""
+
 HEAD_BYTES = 1024 * 1024  # a RIFF list may stand before the data
 
 
@@ -172,7 +175,7 @@ def _decode_container(
         raise too_long
     n_samples = 0
     try:
-        for block in _blocks(container, stream):
+        for block in _blocks(container, stream, declared_s):
             n_samples += block.size
             if max_seconds is not None and n_samples > int(max_seconds * SAMPLE_RATE):
                 raise too_long
@@ -195,10 +198,25 @@ def _decode_container(
         raise AudioError("truncated_audio", message)
 
 
-def _blocks(container: InputContainer, stream: AudioStream) -> Iterator[NDArray[np.float32]]:
+def _blocks(container: InputContainer, stream: AudioStream, declared_s: float) -> Iterator[NDArray[np.float32]]:
+    """Yield mono samples at 16 kHz; a hole, in the middle or before the first of them, is silence that lasts as long.
+
+    Only as far as the file says that it lasts: times that jump are not to make one of hours.
+    """
     setup: tuple[int, str, str] | None = None
     resampler: av.AudioResampler | None = None
+    zero_s = (container.start_time or 0) / av.time_base
+    position_s = 0.0
     for frame in _frames(container, stream):
+        begin_s = float(frame.pts * frame.time_base) - zero_s if frame.pts is not None and frame.time_base else 0.0
+        if position_s + HOLE_S < begin_s < declared_s:
+            if resampler is not None:
+                yield from map(_mono, resampler.resample(None))
+            resampler, setup = None, None
+            for start in range(round(position_s * SAMPLE_RATE), round(begin_s * SAMPLE_RATE), BLOCK):
+                yield np.zeros(min(BLOCK, round(begin_s * SAMPLE_RATE) - start), dtype=np.float32)
+            position_s = begin_s
+        position_s += frame.samples / frame.sample_rate
         found = (frame.sample_rate, frame.layout.name, frame.format.name)
         if found != setup and frame.sample_rate > MAX_SAMPLE_RATE:
             raise AudioError("damaged_audio", f"The audio changes to {frame.sample_rate} samples a second.")

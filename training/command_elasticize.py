@@ -63,7 +63,11 @@ def elasticize_command(
                 "train_margins_s": (0.0, 0.3, 0.64, 1.28, 1.92, 2.56),
             },
         )
-        judges = [clip for place in judge or [] for clip in _clips(parent, place, language, runs)]
+        judges = [
+            clip.model_copy(update={"id": f"{number}/{clip.id}"})  # folders of one name have clips of one name
+            for number, place in enumerate(judge or [], 1)
+            for clip in _clips(parent, place, language, runs)
+        ]
         outcome = elasticize(
             settings,
             parent,

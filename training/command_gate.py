@@ -7,6 +7,9 @@ import typer
 
 from training.command_line import REGISTRY, RUNS, ConfigOption, FolderOption, RegistryOption, RunsOption
 
+GENERATED = ("long-form", "non-speech", "non-speech undetected", "timestamps", "worst decile")
+"""Names of guards that every contest has."""
+
 
 def gate_command(
     candidate: Annotated[str, typer.Argument(help="name@alias or name@version, in the registry.")],
@@ -66,7 +69,12 @@ def gate_command(
         split=one_of(split),
         cache=runs / "data",
     )
-    guards = {**clips.guards, **{path.stem: read_guard(path) for path in guard or []}}
+    guards = dict(clips.guards)
+    for path in guard or []:
+        name = path.parent.name if path.stem == "manifest" else path.stem
+        if name in guards or name in GENERATED:
+            raise typer.BadParameter(f"there is a guard {name!r} already: rename {path}", param_hint="--guard")
+        guards[name] = read_guard(path)
     # Whose data these are: only what they were trained from can have been trained on them.
     is_own = data_fingerprint(challenger) == clips.fingerprint
     data = contests.TestSet(clips.chosen, clips.audio_root, guards, clips.train if is_own else None)

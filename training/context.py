@@ -139,7 +139,9 @@ def try_margin(
     def cost(rows: Sequence[int]) -> Cost:
         return cost_of([full[i] for i in rows], [elastic[i] for i in rows], seed)
 
-    by_length = {name: cost(buckets[name]) for name in map(length_bucket, LENGTHS_S) if name in buckets}
+    # A bucket of clips in which nobody speaks has no words to be wrong.
+    said = {name for name, rows in buckets.items() if any(full[i].errors.reference for i in rows)}
+    by_length = {name: cost(buckets[name]) for name in map(length_bucket, LENGTHS_S) if name in said}
     return Trial(margin=margin, all=cost(range(len(utterances))), by_length=by_length)
 
 

@@ -130,7 +130,7 @@ def elasticize(
     Raises:
         StepError: no checkpoint, no audio, or too little speech in it.
     """
-    if not (parent.path / WEIGHTS).is_file():
+    if not any((parent.path / name).is_file() for name in (WEIGHTS, f"{WEIGHTS}.index.json")):
         raise StepError(f"{parent.ref} has no {WEIGHTS}: an export alone cannot be trained; import the checkpoint")
     files = find_audio(audio)
     n_found, files = len(files), to_learn_from(files, judged_by)

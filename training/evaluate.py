@@ -135,6 +135,8 @@ def transcribe_utterances(
         audio_root: what relative audio paths start from.
         progress: called with the number of clips just done.
     """
+    if len({utterance.id for utterance in utterances}) < len(utterances):
+        raise ValueError("two utterances have the same id")
     hypotheses: dict[str, Hypothesis] = {}
     by_length = sorted(utterances, key=lambda utterance: utterance.audio.duration)
     for start in range(0, len(by_length), CLIPS_AT_ONCE):

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from registry.files import write_atomically
-from speech.checkpoint import CHECKPOINT_FILES, WEIGHTS
+from speech.checkpoint import CHECKPOINT_FILES, WEIGHTS, read_arrays
 from speech.context import ElasticContext
 from speech.convert import export_ctranslate2
 from speech.engine import load_engine
@@ -116,6 +116,10 @@ def choose(trials: Sequence[Trial], base_guards: Mapping[str, float], margin: fl
     )
 
 
+TIED = "proj_out.weight"
+"""Some checkpoints write it though it is the embedding's."""
+
+
 def interpolate(base: Path, tuned: Path, alpha: float, target: Path) -> None:
     """Write the checkpoint between two of one shape, in float32, with the tuned one's tokenizer and configs.
 
@@ -130,13 +134,14 @@ def interpolate(base: Path, tuned: Path, alpha: float, target: Path) -> None:
     """
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    with safe_open(base / WEIGHTS, framework="np") as before, safe_open(tuned / WEIGHTS, framework="np") as after:
-        different = set(before.keys()) ^ set(after.keys())
+    before = read_arrays(base)  # of one file, or of shards
+    with safe_open(tuned / WEIGHTS, framework="np") as after:
+        different = (set(before) ^ set(after.keys())) - {TIED}
         if different:
             raise ValueError(f"{base} and {tuned} have not the same arrays: {', '.join(sorted(different))}")
         arrays = {}
-        for name in after.keys():  # noqa: SIM118 - a safetensors file is no mapping
-            start = before.get_tensor(name).astype(np.float32)
+        for name in set(after.keys()) - {TIED}:
+            start = before[name].astype(np.float32)
             end = after.get_tensor(name).astype(np.float32)
             arrays[name] = end if alpha == 1.0 else start + np.float32(alpha) * (end - start)
     save_file(arrays, target / WEIGHTS, metadata={"format": "pt"})

@@ -93,7 +93,7 @@ def compare(of_checkpoint: Sequence[Hypothesis], of_export: Sequence[Hypothesis]
         for one, other in zip(of_checkpoint, of_export, strict=True)
     ]
     interval = difference_interval(
-        [h.words for h in of_checkpoint], [h.words for h in of_export], [h.sentence for h in of_checkpoint], seed=seed
+        [h.errors for h in of_checkpoint], [h.errors for h in of_export], [h.sentence for h in of_checkpoint], seed=seed
     )
     return Parity(
         clips=len(same),

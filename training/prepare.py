@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
+from speech.text import normalize
 from speech.tokens import UnknownLanguageError, WhisperTokenizer
 from training.config import ConfigError, TrainingConfig
 from training.data.general import divide
@@ -80,14 +81,21 @@ def prepare(config: TrainingConfig, tokenizer: WhisperTokenizer, cache: Path) ->
     for language in sorted({utterance.language for utterance in (*utterances, *chain(*general.values()))}):
         if language not in tokenizer.languages:
             raise ConfigError(f"the base model knows no language {language!r}, which the data names")
-    counts = Counter(utterance.language for utterance in utterances if utterance.split is None)
-    fewest = min(counts.values(), default=0)
+    free = [utterance for utterance in utterances if utterance.split is None]
+    eligible = Counter(utterance.language for utterance in free if utterance.source != CORRECTIONS)
+    all_free = Counter(utterance.language for utterance in free)
+    languages = {utterance.language for utterance in utterances}
     try:
         divided, leaked = split(
             utterances,
             seed=config.seed,
-            test_per_language=config.test_clips or min(MAX_TEST_CLIPS, max(1, fewest // TEST_SHARE)),
-            dev_per_language=config.dev_clips or min(MAX_DEV_CLIPS, max(1, fewest // DEV_SHARE)),
+            test_per_language={
+                code: config.test_clips or min(MAX_TEST_CLIPS, max(1, eligible[code] // TEST_SHARE))
+                for code in languages
+            },
+            dev_per_language={
+                code: config.dev_clips or min(MAX_DEV_CLIPS, max(1, all_free[code] // DEV_SHARE)) for code in languages
+            },
             never_test={utterance.id for utterance in utterances if utterance.source == CORRECTIONS},
         )
     except ValueError as error:
@@ -95,9 +103,9 @@ def prepare(config: TrainingConfig, tokenizer: WhisperTokenizer, cache: Path) ->
     if not any(utterance.split == "train" for utterance in divided):
         raise ConfigError("no clip is left to train on: lower test_clips and dev_clips, or bring more data")
     divided = [u if u.split == "train" else u.model_copy(update={"weight": 1.0}) for u in divided]
-    replay, guards = divide(
-        general["replay"], general["guards"], [u for u in divided if u.split != "train"], seed=config.seed
-    )
+    watched, trained = _untrained(general["guards"], [u for u in divided if u.split == "train"])
+    leaked += trained
+    replay, guards = divide(general["replay"], watched, [u for u in divided if u.split != "train"], seed=config.seed)
     for name, wanted, there in (("replay", config.replay, replay), ("guards", config.guards, guards)):
         if wanted and not there:
             raise ConfigError(f"{name}: no clip is left of it: too few sentences, or all are in dev and test, too")
@@ -132,6 +140,22 @@ def _tested(utterances: list[Utterance]) -> tuple[list[Utterance], list[Dropped]
             detail = f"no other source has {one.language!r} to test on, and corrections are never a test set"
             dropped.append(
                 Dropped(id=one.id, source=one.source, reason="no_test_set", detail=detail, by_source_rule=True)
+            )
+        else:
+            kept.append(one)
+    return kept, dropped
+
+
+def _untrained(guards: list[Utterance], train: list[Utterance]) -> tuple[list[Utterance], list[Dropped]]:
+    """Leave out guards whose sentence or audio is trained on: the gate would refuse, after all the training."""
+    sentences = {(one.language, normalize(one.text)) for one in train}
+    audio = {(one.audio.sha256, one.audio.offset) for one in train}
+    kept, dropped = [], []
+    for one in guards:
+        if (one.language, normalize(one.text)) in sentences or (one.audio.sha256, one.audio.offset) in audio:
+            detail = f"it is trained on: {one.text!r}"
+            dropped.append(
+                Dropped(id=one.id, source=one.source, reason="trained_guard", detail=detail, by_source_rule=True)
             )
         else:
             kept.append(one)

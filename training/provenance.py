@@ -71,8 +71,12 @@ def device() -> dict[str, Any]:
     return {**about, "type": "cpu", "name": _cpu_name(), "count": 1}
 
 
+PRIVATE = frozenset({"url"})
+"""Of a source of corrections: a path or a host of one's own."""
+
+
 def settings(value: Any) -> Any:
-    """Return a config as plain JSON, without the paths of this machine that are in it, however deep.
+    """Return a config as plain JSON, without the paths and addresses of this machine that are in it, however deep.
 
     Args:
         value: a pydantic model, or whatever is in one.
@@ -80,7 +84,9 @@ def settings(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return settings({name: getattr(value, name) for name in type(value).model_fields})
     if isinstance(value, Mapping):
-        return {str(key): settings(item) for key, item in value.items() if not isinstance(item, Path)}
+        return {
+            str(key): settings(item) for key, item in value.items() if not isinstance(item, Path) and key not in PRIVATE
+        }
     if isinstance(value, list | tuple | set | frozenset):
         return [settings(item) for item in value if not isinstance(item, Path)]
     return value

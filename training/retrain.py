@@ -20,8 +20,9 @@ from pydantic import BaseModel, ConfigDict
 
 Result = Literal["no_change", "too_little", "lint", "promoted", "candidate", "refused", "undecided", "failed"]
 
-DECIDED: frozenset[Result] = frozenset({"promoted", "candidate", "refused", "undecided", "lint"})
-"""What the same data would come to again, so they are not tried again. Lint's errors are in the data, too."""
+DECIDED: frozenset[Result] = frozenset({"promoted", "candidate", "refused", "undecided"})
+"""What the same data would come to again, so they are not tried again. Not what lint refuses: rows that cannot be
+read are no part of the data's key, and that they were mended must count."""
 
 QUIET: frozenset[Result] = frozenset({"no_change", "too_little"})
 """What nobody wants to be told of every night."""
@@ -127,9 +128,7 @@ def retrain(
         finally:
             if made is not None:
                 if made.result in DECIDED:
-                    # What lint refused was not learned from: mended, it is as new as it was.
-                    learned = known if made.result == "lint" else clips
-                    decision = {"report": made.model_dump(mode="json"), "clips": sorted(learned)}
+                    decision = {"report": made.model_dump(mode="json"), "clips": sorted(clips)}
                     _write(folder / "decision.json", json.dumps(decision))
                 _keep(folder, made)
                 if webhook is not None and made.result not in QUIET and not interrupted:

@@ -6,9 +6,12 @@ on, a run that is done is not done again. Production moves only by a passed verd
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from registry import Registry, Version
 from registry.files import write_atomically
@@ -27,6 +30,7 @@ from training.interpolate import choose_alpha
 from training.measure import score
 from training.prepare import Data, prepare
 from training.publish import TEST_HYPOTHESES, publish_version
+from training.shell import StepError
 from training.testset import guards_of
 
 _OUTCOMES = {
@@ -76,6 +80,7 @@ def run(
         RegistryError: the base or production is missing or damaged.
         ConfigError: config and data do not go together.
         TooManyDroppedError: too many rows are faulty.
+        StepError: another process runs in the run's folder.
     """
     base = resolve_base(config.base, registry, say)
     registry.verify(base)
@@ -84,6 +89,34 @@ def run(
     for line in _describe(data):
         say(line)
     folder = runs / "training" / f"{config.name}-{run_key(config, base, data)}"
+    with _alone_in(folder):
+        return _run(config, registry, runs, base, data, folder, say, progress, guards, lint_errors, may_promote)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold a run's folder: two processes in it would seal the one's weights with the other's figures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            yield
+    except Timeout:
+        raise StepError(f"another process runs in {folder}: wait until it has ended, or stop it") from None
+
+
+def _run(
+    config: TrainingConfig,
+    registry: Registry,
+    runs: Path,
+    base: Version,
+    data: Data,
+    folder: Path,
+    say: Callable[[str], None],
+    progress: Progress,
+    guards: Mapping[str, Sequence[Utterance]] | None,
+    lint_errors: Sequence[str],
+    may_promote: bool,
+) -> Outcome:
     write_manifest(folder / "manifest.jsonl", data.utterances)
     if data.replay or data.guards:
         write_manifest(folder / "general.jsonl", [*data.replay, *data.guards])

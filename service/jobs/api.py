@@ -102,9 +102,8 @@ def make_runner(app: FastAPI, settings: Settings, route: "Route" = transcribe_fi
 
     secret = settings.webhook_secret.get_secret_value()
 
-    def finished(status: str, owner: str, audio_s: float) -> None:
-        app.state.metrics.job(status)
-        if owner:
+    def charge(owner: str, audio_s: float) -> None:
+        if owner and audio_s:
             app.state.metrics.key_audio(owner, audio_s)
             app.state.limits.charge(owner, audio_s)
 
@@ -115,7 +114,8 @@ def make_runner(app: FastAPI, settings: Settings, route: "Route" = transcribe_fi
         message=message,
         webhook_key=read_secret(secret) if secret else None,
         webhook_hosts=parse_hosts(settings.webhook_hosts),
-        on_finished=finished,
+        on_finished=app.state.metrics.job,
+        charge=charge,
     )
 
 

@@ -19,6 +19,7 @@ import httpx
 from service.jobs.replay import Answered, Failed
 from service.jobs.store import MAX_ATTEMPTS, JobStore, StoredJob
 from service.jobs.webhooks import Origin, WebhookError, check_url, make_client, next_attempt, send
+from service.limits import paid_by
 from service.turns import Job
 
 logger = logging.getLogger("whisperloop.service")
@@ -50,6 +51,7 @@ class Running:
 
     work: "asyncio.Task[Answered | Failed]"
     turns: list[Job] = field(default_factory=list)  # its place in the scheduler's queue, once it has one
+    heard: list[float] = field(default_factory=list)  # seconds of audio that were decoded, bit by bit
 
     @property
     def progress(self) -> float:
@@ -60,7 +62,7 @@ class Running:
     def audio_seconds(self) -> float | None:
         """How long its header says that it is, if it does."""
         turn = self.turns[-1] if self.turns else None
-        return (turn.declared_s or None) if turn else None
+        return (turn.length_s or None) if turn else None
 
 
 class JobRunner:
@@ -75,7 +77,8 @@ class JobRunner:
         message: Callable[[StoredJob], Any],
         webhook_key: bytes | None = None,
         webhook_hosts: frozenset[Origin] = frozenset(),
-        on_finished: Callable[[str, str, float], None] = lambda *_: None,
+        on_finished: Callable[[str], None] = lambda _: None,
+        charge: Callable[[str, float], None] = lambda *_: None,
     ) -> None:
         """Make it; `run` runs it.
 
@@ -86,13 +89,14 @@ class JobRunner:
             message: makes a webhook's body.
             webhook_key: signs it; None: nobody is told anything.
             webhook_hosts: where it may go now; a job may be older than the list.
-            on_finished: told of each job that came to an end here: its status, its owner, and the seconds of audio that
-                were answered.
+            on_finished: told of each job that came to an end here: its status.
+            charge: told of the owner of each job that came to an end here, cancelled ones among them, and of the
+                seconds of audio that were decoded for it.
         """
         self.store = store
         self.ttl_s = ttl_s
         self.running: dict[str, Running] = {}
-        self._answer, self._message, self._on_finished = answer, message, on_finished
+        self._answer, self._message, self._on_finished, self._charge = answer, message, on_finished, charge
         self._webhook_key, self._webhook_hosts = webhook_key, webhook_hosts
         self._name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._wakes = [asyncio.Event() for _ in range(AT_ONCE + 1)]  # who does jobs, and who tells of them
@@ -147,12 +151,16 @@ class JobRunner:
         if job is None:
             return False
         turns: list[Job] = []
-        running = self.running[job.id] = Running(asyncio.create_task(self._work(job, turns.append)), turns)
+        heard: list[float] = []
+        work = asyncio.create_task(self._work(job, turns.append, heard.append))
+        running = self.running[job.id] = Running(work, turns, heard)
         renewing = asyncio.create_task(self._renew(job, running))
         try:
             await asyncio.wait((running.work, renewing), return_when=asyncio.FIRST_COMPLETED)
             if running.work.done() and not running.work.cancelled():
                 await self._finish(job, running)
+            else:  # it was cancelled or deleted
+                self._charge(job.owner, sum(heard))
         except asyncio.CancelledError:
             await asyncio.shield(asyncio.to_thread(self.store.release, job.id, self._name))
             raise
@@ -164,11 +172,14 @@ class JobRunner:
                 del self.running[job.id]
         return True
 
-    async def _work(self, job: StoredJob, on_admit: Callable[[Job], None]) -> Answered | Failed:
+    async def _work(
+        self, job: StoredJob, on_admit: Callable[[Job], None], on_heard: Callable[[float], None]
+    ) -> Answered | Failed:
         audio = await asyncio.to_thread(self.store.audio, job.id)
         if audio is None:
             raise asyncio.CancelledError  # it was cancelled meanwhile
-        return await self._answer(job, audio, on_admit)
+        with paid_by(on_heard):
+            return await self._answer(job, audio, on_admit)
 
     async def _renew(self, job: StoredJob, running: Running) -> None:
         """Renew the claim; return when somebody else has the job, or nobody, or may have it by now."""
@@ -200,7 +211,7 @@ class JobRunner:
             message = "Something went wrong here; the log says what."
             error = {"message": message, "type": "server_error", "param": None, "code": "internal_error"}
             outcome = Failed(error, None)
-        now, seconds = time.time(), 0.0
+        now, seconds = time.time(), sum(running.heard)
         if isinstance(outcome, Answered):
             seconds, finish = outcome.audio_s, self.store.succeed
             done = await asyncio.to_thread(
@@ -216,7 +227,8 @@ class JobRunner:
             status = "failed"
         if done:
             logger.info("job %s %s", job.short_id, status)
-            self._on_finished(status, job.owner, seconds)
+            self._on_finished(status)
+            self._charge(job.owner, seconds)
             self.wake()
 
     async def _next_webhook(self, client: httpx.AsyncClient, key: bytes) -> bool:
@@ -240,5 +252,5 @@ class JobRunner:
 
     async def _sweep(self) -> bool:
         for _ in range(await asyncio.to_thread(self.store.sweep, time.time(), self.ttl_s, ABANDONED)):
-            self._on_finished("failed", "", 0.0)
+            self._on_finished("failed")
         return False

@@ -20,8 +20,8 @@ def split(
     utterances: Iterable[Utterance],
     *,
     seed: int,
-    test_per_language: int,
-    dev_per_language: int,
+    test_per_language: int | Mapping[str, int],
+    dev_per_language: int | Mapping[str, int],
     never_test: Collection[str] = (),
 ) -> tuple[list[Utterance], list[Dropped]]:
     """Give every utterance a split; all clips of one sentence, by its words or its `sentence_id`, share theirs.
@@ -34,8 +34,9 @@ def split(
     Args:
         utterances: of any number of languages.
         seed: another seed, another draw.
-        test_per_language: clips to draw for test, exactly.
-        dev_per_language: clips to draw for dev, exactly.
+        test_per_language: clips to draw for test, exactly; for each language, or by its code.
+        dev_per_language: clips to draw for dev, exactly; for each language, or by its code. Where too few clips are
+            without a split, clips that are given for training are drawn, too.
         never_test: ids of clips that no test set is drawn from, nor from others of their sentences.
 
     Returns:
@@ -48,10 +49,13 @@ def split(
     by_language: defaultdict[str, list[Utterance]] = defaultdict(list)
     for utterance in utterances:
         by_language[utterance.language].append(utterance)
-    counts: dict[SplitName, int] = {"test": test_per_language, "dev": dev_per_language}
     kept: list[Utterance] = []
     dropped: list[Dropped] = []
     for language, spoken in sorted(by_language.items()):
+        counts: dict[SplitName, int] = {
+            "test": _count(test_per_language, language),
+            "dev": _count(dev_per_language, language),
+        }
         kept_here, dropped_here = _split_language(language, spoken, seed, counts, frozenset(never_test))
         kept += kept_here
         dropped += dropped_here
@@ -79,14 +83,23 @@ def _split_language(
         key=lambda sentence: hashlib.sha256(f"{seed}:{language}:{sentence}".encode()).digest(),
     )
     wanted = {name: count for name, count in counts.items() if name not in given}
-    n_free = sum(len(sentences[sentence]) for sentence in free)
+    lent: list[str] = []  # what is given for training lends a dev set, where there is nothing else: it only chooses
+    if "dev" in wanted and sum(len(sentences[sentence]) for sentence in free) < sum(wanted.values()):
+        lent = sorted(
+            (sentence for sentence, name in split_of.items() if name == "train"),
+            key=lambda sentence: hashlib.sha256(f"{seed}:{language}:{sentence}".encode()).digest(),
+        )
+    n_free = sum(len(sentences[sentence]) for sentence in [*free, *lent])
     if n_free < sum(wanted.values()):
         needed = " and ".join(f"{count} for {name}" for name, count in wanted.items())
         raise ValueError(f"{language}: {n_free} clips are there to draw from, needed are {needed}")
     closed = {sentence for sentence in free if any(clip.id in never_test for clip in sentences[sentence])}
     for name, count in wanted.items():
         drawn = _draw(
-            [one for one in free if one not in split_of], sentences, count, closed if name == "test" else set()
+            [one for one in free if one not in split_of] + (lent if name == "dev" else []),
+            sentences,
+            count,
+            closed if name == "test" else set(),
         )
         missing = count - sum(len(sentences[sentence]) for sentence in drawn)
         if missing and name == "test" and closed:
@@ -120,6 +133,10 @@ def _split_language(
         else:
             kept.append(utterance.model_copy(update={"split": name}))
     return kept, dropped
+
+
+def _count(wanted: int | Mapping[str, int], language: str) -> int:
+    return wanted if isinstance(wanted, int) else wanted[language]
 
 
 def _draw(free: list[str], sentences: Mapping[str, Sized], count: int, closed: Collection[str]) -> list[str]:

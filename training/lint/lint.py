@@ -65,7 +65,12 @@ def lint(
         progress: shows how far it is.
     """
     dropped = list(dropped)
-    findings = [*_of_dropped(dropped), *more, *check_texts(utterances, tokenizer), *check_splits(utterances)]
+    findings = [
+        *_of_dropped(dropped),
+        *more,
+        *check_texts([u for u in utterances if not u.no_speech], tokenizer),
+        *check_splits(utterances),
+    ]
     with progress("reading the audio", len(utterances)) as advance:
         of_sound, unreadable = check_sound(utterances, audio_root, advance)
     findings += of_sound

@@ -98,7 +98,8 @@ def _measure(group: Sequence[Utterance], root: Path) -> Iterator[tuple[str, Faul
         if rate < SAMPLE_RATE:
             yield u.id, Fault("low_sample_rate", f"{rate} Hz")
         clip = samples[round(u.audio.offset * SAMPLE_RATE) : round(end * SAMPLE_RATE)]
-        yield from ((u.id, fault) for fault in faults_of_samples(clip))
+        silence = {"silent_audio", "mostly_silence"} if u.no_speech else set()
+        yield from ((u.id, fault) for fault in faults_of_samples(clip) if fault.code not in silence)
 
 
 def _sample_rate(path: Path) -> int:

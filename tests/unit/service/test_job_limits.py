@@ -59,3 +59,24 @@ async def test_a_job_is_charged_for_what_was_heard(make_app, make_engine, serve,
         answer = await client.get(f"/v1/jobs/{job['id']}", headers=key)
         assert answer.json()["audio_seconds"] == 3
         assert answer.headers["x-ratelimit-remaining-audio-seconds"] == "997"
+
+
+@pytest.mark.parametrize("end", ["cancel", "delete"])
+async def test_a_job_that_is_given_up_is_charged(make_app, make_engine, serve, wav, until, tmp_path, end):
+    """For what was heard before: or an engine could be had without limit, by giving each job up at its end."""
+    engine = make_engine()
+    file = tmp_path / "keys.jsonl"
+    key = {"Authorization": f"Bearer {add_key(file, 'app', audio_seconds_per_day=1000)}"}
+    app = make_app(engine, keys=file, database=f"sqlite:///{tmp_path}/jobs.db", max_batch_size=1)
+    async with serve(app) as client:
+        warm = len(engine.batches)
+        engine.gate.clear()
+        job = (await client.post("/v1/jobs", files={"file": ("a", wav(119))}, headers=key)).json()
+        await until(lambda: len(engine.batches) > warm)
+        if end == "cancel":
+            await client.post(f"/v1/jobs/{job['id']}/cancel", headers=key)
+        else:
+            await client.delete(f"/v1/jobs/{job['id']}", headers=key)
+        charged = 'whisperloop_key_audio_seconds_total{key="app"}'
+        await until(lambda: charged in app.state.metrics.render({}).decode())
+        engine.gate.set()

@@ -1,5 +1,6 @@
 """The registry over HTTP: what is told of versions, who may move an alias, and that nobody overrules who was faster."""
 
+import asyncio
 import json
 from contextlib import asynccontextmanager
 
@@ -142,3 +143,25 @@ async def test_with_keys_only_admins_move(make_app, serve, store, url, tmp_path)
         assert not (await client.get("/v1/models/echo/versions", headers=usually)).json()["may_move"]
         assert (await client.post(url, json=_move(store), headers=as_admin)).status_code == 200
     assert store.alias("echo", "production").reason == "better (by boss)"
+
+
+async def test_a_body_without_end_is_refused(make_app, serve, store, url, monkeypatch):
+    """However much comes, or however slowly: it is not gathered."""
+    sent = []
+
+    async def much():
+        while True:
+            sent.append(1)
+            yield b" " * 1024
+
+    async def little():
+        yield b"{"
+        await asyncio.sleep(60)
+
+    headers = {"Content-Type": "application/json"}
+    monkeypatch.setattr("service.registry_api.BODY_TIMEOUT_S", 0.2)
+    async with serve(make_app(registry=store.root)) as client:
+        assert (await client.post(url, content=much(), headers=headers)).status_code == 413
+        assert len(sent) < 100
+        assert (await client.post(url, content=little(), headers=headers)).status_code == 408
+    assert store.alias("echo", "production").version == store.ids[0]

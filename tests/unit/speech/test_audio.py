@@ -593,3 +593,28 @@ def test_an_absurd_rate_is_refused(rate):
     with pytest.raises(AudioError) as caught:
         decode_audio(wave_file(1, rate, np.zeros((1600, 1))))
     assert caught.value.code == "unsupported_audio"
+
+
+@pytest.mark.parametrize(("begins_s", "hole_s"), [(0.0, 5.0), (1.5, 0.0), (1.5, 5.0)])
+def test_a_hole_is_silence(begins_s, hole_s):
+    """Sound after a hole, or that begins late, is where it was: the times of its words are those of the recording."""
+    file = io.BytesIO()
+    tone = (8000 * np.sin(np.arange(2 * SAMPLE_RATE) / 5)).astype(np.int16)
+    with av.open(file, "w", format="matroska") as container:
+        picture = container.add_stream("mjpeg", rate=1, width=16, height=16, pix_fmt="yuvj420p")
+        stream = container.add_stream("pcm_s16le", rate=SAMPLE_RATE, layout="mono")
+        black = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), dtype=np.uint8), format="rgb24")
+        black.pts = 0
+        container.mux(picture.encode(black.reformat(format="yuvj420p")))  # what begins at 0
+        for start_s in (begins_s, begins_s + 2 + hole_s):
+            frame = av.AudioFrame.from_ndarray(tone[None], format="s16", layout="mono")
+            frame.sample_rate, frame.pts = SAMPLE_RATE, round(start_s * SAMPLE_RATE)
+            container.mux(stream.encode(frame))
+        container.mux(picture.encode(None))
+        container.mux(stream.encode(None))
+    samples = decode_audio(file.getvalue())
+    assert samples.size / SAMPLE_RATE == pytest.approx(begins_s + 4 + hole_s, abs=0.02)
+    loud = np.flatnonzero(np.abs(samples) > 0.01) / SAMPLE_RATE
+    assert loud[0] == pytest.approx(begins_s, abs=0.02)
+    second = loud[loud > begins_s + 2 + hole_s / 2]
+    assert second[0] == pytest.approx(begins_s + 2 + hole_s, abs=0.02) if hole_s else second.size

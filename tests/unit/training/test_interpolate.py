@@ -1,5 +1,7 @@
 """Between base and fine-tuned: the weights, and which of them are taken."""
 
+import json
+import shutil
 from contextlib import contextmanager
 
 import numpy as np
@@ -124,3 +126,28 @@ def test_without_a_choice_nothing_is_measured(tiny, short_config, tmp_path):
     tuned = FineTuned(tiny.checkpoint, 1, {"wer": 0.1}, (1,))
     assert choose_alpha(short_config(), tmp_path, tuned, [], [], tmp_path, print, silent) is tuned
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_base_in_shards(tiny, tuned, tmp_path):
+    """Large checkpoints come in shards, and some with the embeddings a second time, as the output's."""
+    whole = interpolate_to(tiny.checkpoint, tuned, tmp_path / "whole")
+    sharded = tmp_path / "sharded"
+    shutil.copytree(tiny.checkpoint, sharded)
+    arrays = load_file(sharded / "model.safetensors")
+    (sharded / "model.safetensors").unlink()
+    arrays["proj_out.weight"] = arrays["model.decoder.embed_tokens.weight"]
+    names = sorted(arrays)
+    parts = {"model-1-of-2.safetensors": names[::2], "model-2-of-2.safetensors": names[1::2]}
+    for file, held in parts.items():
+        save_file({name: arrays[name] for name in held}, sharded / file, {"format": "pt"})
+    index = {"weight_map": {name: file for file, held in parts.items() for name in held}}
+    (sharded / "model.safetensors.index.json").write_text(json.dumps(index))
+    found = interpolate_to(sharded, tuned, tmp_path / "found")
+    assert found.keys() == whole.keys()
+    assert all(np.array_equal(found[name], whole[name]) for name in whole)
+
+
+def interpolate_to(base, tuned, target):
+    """Return the arrays halfway."""
+    interpolate(base, tuned, 0.5, target)
+    return load_file(target / "model.safetensors")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from training.config import make_config
+from training.config import ConfigError, make_config
 from training.data.manifest import AudioSlice, Utterance, fingerprint
 from training.data.report import DataReport, Dropped
 from training.provenance import command_line, cost, describe_data, device, git_state, settings, versions
@@ -97,6 +97,19 @@ def test_no_path_of_this_machine_is_published():
     nested = settings({"a": [Path("/secret/a"), 1], "b": {"c": Path("/secret/c"), "d": (1.5, None)}})
     assert nested == {"a": [1], "b": {"d": [1.5, None]}}
     assert "secret" not in json.dumps(told)
+
+
+def test_no_address_of_the_corrections_is_published():
+    """It is a path, or a host of one's own; and no password may be in it, wherever in the address."""
+    source = {"kind": "corrections", "url": "postgresql://me@db.internal/corrections", "language": "it"}
+    folder = {"kind": "folder", "path": "clips", "language": "it"}
+    told = settings(make_config("test", {"sources": [source, folder]}))
+    assert "internal" not in json.dumps(told)
+    assert told["sources"][0]["language"] == "it"
+    source["url"] += "?password=hunter2"
+    with pytest.raises(ConfigError, match="url") as refused:
+        make_config("test", {"sources": [source, folder]})
+    assert "hunter2" not in str(refused.value)
 
 
 def test_time_is_money():

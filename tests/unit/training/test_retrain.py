@@ -80,7 +80,7 @@ def test_the_first_one_learns_and_the_second_has_nothing_to_do(loop):
     assert loop().result == "no_change"
 
 
-@pytest.mark.parametrize("result", ["refused", "undecided", "candidate", "lint", "promoted"])
+@pytest.mark.parametrize("result", ["refused", "undecided", "candidate", "promoted"])
 def test_what_was_decided_is_not_tried_again(loop, result):
     """Whatever the decision was."""
     loop.comes_to = Turn(result=result, detail="so")

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from training.data.manifest import SplitName
 
 SECRET_NAME = re.compile(r"(?:^|[_-])(?:token|secret|password|credentials?|api_?key)$", re.IGNORECASE)
-SECRET_VALUE = re.compile(r"hf_\w{20,}|://[^/\s]+:[^/\s]+@")
+SECRET_VALUE = re.compile(r"hf_\w{20,}|://[^/\s]+:[^/\s]+@|[?&](?:password|token|secret)=")
 """A user token of the Hub; a name and a password in an address."""
 
 COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -62,7 +62,9 @@ def read_corrections(
     except (CorrectionsError, NewerDatabaseError) as error:
         raise SourceError(str(error)) from error
     _forget_others(folder, there)
-    return admit(rows, count_tokens=count_tokens)
+    utterances, dropped = admit(rows, count_tokens=count_tokens)
+    # Users send what they like: one that cannot be learned from is left out, and no fault that stops the others.
+    return utterances, [one.model_copy(update={"by_source_rule": True}) for one in dropped]
 
 
 def _forget_others(folder: Path, kept: set[Path]) -> None:

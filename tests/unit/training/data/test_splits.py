@@ -189,3 +189,23 @@ def test_a_sentence_id_is_its_sources_own(make_utterance):
     data = [u.model_copy(update={"sentence_id": "1", "source": u.id}) for u in data]
     kept, dropped = split(data, seed=0, test_per_language=0, dev_per_language=0)
     assert (len(kept), dropped) == (2, [])
+
+
+def test_a_missing_dev_set_is_lent_by_training(make_utterance):
+    """Data with a training and a test set need no third one: the test set is never drawn from, and stays."""
+    train = [make_utterance(f"t{i}", f"frase {i}", split="train") for i in range(10)]
+    test = [make_utterance(f"e{i}", f"altra {i}", split="test") for i in range(4)]
+    kept, dropped = split([*train, *test], seed=1, test_per_language=3, dev_per_language=2)
+    assert dropped == []
+    assert Counter(one.split for one in kept) == {"train": 8, "dev": 2, "test": 4}
+    assert {one.id for one in kept if one.split == "test"} == {one.id for one in test}
+
+
+def test_languages_may_want_different_counts(make_utterance):
+    """The smallest language does not set the others' test sets."""
+    data = [make_utterance(f"i{i}", f"frase {i}") for i in range(50)]
+    data += [make_utterance(f"r{i}", f"fraza {i}", language="ru") for i in range(10)]
+    kept, _ = split(data, seed=1, test_per_language={"it": 10, "ru": 2}, dev_per_language={"it": 5, "ru": 1})
+    found = Counter((one.language, one.split) for one in kept)
+    assert (found["it", "test"], found["ru", "test"]) == (10, 2)
+    assert (found["it", "dev"], found["ru", "dev"]) == (5, 1)

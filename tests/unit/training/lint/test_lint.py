@@ -258,7 +258,7 @@ def test_the_probe_times_real_steps_and_leaves_nothing(tiny, noise_clips, short_
 
 
 def test_what_lint_refuses_can_be_accepted_by_retraining(folder, tiny_registry, tmp_path, monkeypatch):
-    """Errors end a night's training with their codes, once; with the codes accepted, the same data are trained on."""
+    """Errors end each night's training with their codes; with the codes accepted, the same data are trained on."""
     rows = (folder / "metadata.csv").read_text(encoding="utf-8").splitlines()
     shutil.copyfile(folder / "0.wav", folder / "11.wav")  # one recording in train and in test
     splits = ["split", *["train"] * 9, "dev", "test", "test"]
@@ -274,8 +274,16 @@ def test_what_lint_refuses_can_be_accepted_by_retraining(folder, tiny_registry, 
     refused = CliRunner().invoke(app, command)
     assert refused.exit_code == 3, refused.output
     codes = re.search(r"errors in the data \(([\w, ]+)\)", refused.output)[1].split(", ")
-    assert CliRunner().invoke(app, command).exit_code == 0  # no change
+    assert CliRunner().invoke(app, command).exit_code == 3  # until they are mended
     accepted = CliRunner().invoke(app, [*command, *(part for code in codes for part in ("--accept", code))])
     assert str(accepted.exception) == "it got as far as training"
     wrong = CliRunner().invoke(app, [*command, "--accept", "typo"])
     assert "--accept typo: there is no such error" in str(wrong.exception)
+
+
+def test_clips_without_speech_are_no_errors(clips, utterance, tokenizer):
+    """That nobody speaks in them is what they say: they have no text to be wrong."""
+    silent = utterance("silence", "x").model_copy(update={"text": "", "no_speech": True})
+    report = lint([*clips(12), silent], [], tokenizer=tokenizer)
+    codes = {one.code for one in (*report.errors, *report.warnings)}
+    assert not codes & {"empty_text", "repetitive_text", "other_script"}
