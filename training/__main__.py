@@ -39,7 +39,7 @@ from training.data.manifest import ManifestError
 from training.data.report import TooManyDroppedError
 from training.data.sources.asterisk import SourceUnavailableError
 from training.data.sources.rows import SourceError
-from training.devices import follow, rank
+from training.devices import follow, leading, rank
 from training.shell import Shell, StepError, run_command_line
 
 USER_ERRORS = (
@@ -97,7 +97,7 @@ def run_command(
     from training.run import run  # torch takes seconds to import: not for --help, nor for a typing error
 
     shell = Shell()
-    with interruptible():
+    with interruptible(), leading():
         outcome = run(settings, Registry(registry), runs, say=shell.say, progress=shell.progress)
     if not outcome.promoted:
         raise typer.Exit(exit_status(outcome.verdict))

@@ -50,7 +50,7 @@ def gate_command(
     from training import contest as contests
     from training.command_evaluate import one_of
     from training.gate import exit_status
-    from training.refusals import data_fingerprint
+    from training.refusals import data_fingerprint, of_changed_recipe
     from training.shell import Shell
     from training.testset import read_clips, read_guard
 
@@ -88,6 +88,7 @@ def gate_command(
         rules=clips.rules,
         say=shell.say,
         progress=shell.progress,
+        refusals=of_changed_recipe(challenger, clips.fingerprint) if config is not None else [],
     )
     if force and reason:
         contest = contests.force(contest, reason.strip())

@@ -25,7 +25,7 @@ from training.command_line import (
 )
 from training.command_lint import check_codes
 from training.config import TrainingConfig
-from training.devices import follow, rank
+from training.devices import follow, leading, rank
 from training.shell import Shell
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def retrain_command(
 
     shell, store = Shell(), Registry(registry)
     try:
-        with interruptible():
+        with interruptible(), leading():
             report = retrain(
                 settings.name,
                 runs,
@@ -91,7 +91,8 @@ def retrain_command(
             )
     except BusyError as error:
         shell.say(str(error))
-        return
+        with leading():  # the error ended the other one
+            return
     shell.say(f"{report.result.replace('_', ' ')}: {report.detail}")
     if status := EXIT_STATUSES.get(report.result):
         raise typer.Exit(status)

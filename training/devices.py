@@ -5,8 +5,10 @@ through fine-tuning alone. How gradients are averaged is DDP's business, and Tra
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from threading import Event
 from typing import Any, ParamSpec, TypeVar
 
 from training.config import ConfigError
@@ -16,6 +18,10 @@ Result = TypeVar("Result")
 
 PATIENCE = timedelta(days=2)
 """How long the others wait for the first, which may have to download, decode and measure. torchrun sees to the dead."""
+
+
+_called = Event()
+"""Whether the others were called by `on_all`."""
 
 
 def rank() -> int:
@@ -57,11 +63,24 @@ def on_all(call: Callable[Arguments, Result], *args: Arguments.args, **kwargs: A
     """Call a function on this process, the first, and on those that `follow`."""
     if n_processes() == 1:
         return call(*args, **kwargs)
+    _called.set()
     _join()
     _broadcast((call, args, kwargs))
     result = call(*args, **kwargs)
     _leave()
     return result
+
+
+@contextmanager
+def leading() -> Iterator[None]:
+    """Let those that follow go at the end of the block, if nothing was called on them: they would wait for days."""
+    yield
+    if n_processes() > 1 and not _called.is_set():
+        on_all(_nothing)
+
+
+def _nothing() -> None:
+    """What there is to do where nothing is new."""
 
 
 def follow() -> None:

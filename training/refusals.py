@@ -108,6 +108,23 @@ def of_version(version: Version, *, test: str | None = None, data: str | None = 
     return reasons, notes
 
 
+def of_changed_recipe(version: Version, data: str) -> list[str]:
+    """Refuse a recipe whose data are not those that a version was trained on: its test set may hold what was learned.
+
+    Args:
+        version: that is judged; one that does not say what it was made from is not refused.
+        data: fingerprint of the recipe's data, as they are now.
+    """
+    made_from = data_fingerprint(version)
+    if made_from in {None, data}:
+        return []
+    why = (
+        "the recipe's data or test_clips have changed since it was trained, so clips that it has learned may be among "
+        "those it is judged by: train again, or judge it by clips of their own (--manifest, --folder)"
+    )
+    return [why]
+
+
 def data_fingerprint(version: Version) -> str | None:
     """Return the fingerprint of the data that a version was made from; None if it does not say."""
     found = _read(version, "data.json").get("fingerprint")

@@ -87,6 +87,31 @@ def weights(run):
     return load_file(run / "checkpoint" / "model.safetensors")
 
 
+NOTHING_NEW = """
+from training.devices import follow, leading, rank
+if rank() > 0:
+    follow()
+else:
+    with leading():
+        print("no change")
+"""
+
+
+def test_who_follows_is_let_go_where_there_is_nothing_to_do(tmp_path):
+    """A retraining that finds no change ends on all devices, and not after days."""
+    script = tmp_path / "nothing.py"
+    script.write_text(NOTHING_NEW)
+    done = subprocess.run(
+        [*TORCHRUN, str(script)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+    assert (done.returncode, "no change" in done.stdout) == (0, True), done.stderr
+
+
 def test_two_processes_take_the_steps_of_one(train, noise_clips, short_config, tmp_path):
     """Seven clips in steps of four, epochs filled up: one process's losses within 1e-5, its weights and its scores."""
     settings = {"batch_size": 2, "gradient_accumulation_steps": 2}

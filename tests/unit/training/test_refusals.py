@@ -10,7 +10,7 @@ from training.data.manifest import AudioSlice, Utterance
 from training.evaluate import Hypothesis
 from training.gate import Bounds
 from training.parity import Parity
-from training.refusals import data_fingerprint, of_hypotheses, of_overlap, of_version
+from training.refusals import data_fingerprint, of_changed_recipe, of_hypotheses, of_overlap, of_version
 
 
 def heard(*texts, reference="uno due tre quattro", language="it"):
@@ -135,3 +135,12 @@ def test_other_data_than_the_versions_own_are_refused(tmp_path):
         "the version's own data has the fingerprint d, and this is another",
     ]
     assert of_version(made)[0] == []
+
+
+def test_a_recipe_whose_test_set_has_grown(tmp_path):
+    """The clips that are new in it were trained on; a version that does not say what it was made from may be judged."""
+    made = version(tmp_path, WHOLE, data={"fingerprint": "abc"})
+    assert of_changed_recipe(made, "abc") == []
+    assert "train again" in of_changed_recipe(made, "def")[0]
+    (tmp_path / "data.json").unlink()
+    assert of_changed_recipe(version(tmp_path, WHOLE), "def") == []
