@@ -11,14 +11,13 @@ import shutil
 import socket
 import stat
 from collections.abc import Callable, Mapping
-from ipaddress import ip_address
 from pathlib import Path
 
 from registry import Registry, RegistryError
 from service.command_line import misspelt
 from service.keys import KeysError, read_keys
 from service.lookup import EXPORT, is_on_hub, reason
-from service.settings import Settings
+from service.settings import Settings, is_loopback
 from speech import machine
 from speech.context import ElasticContext
 from speech.device import takes_gpu
@@ -221,7 +220,7 @@ def _served_at(settings: Settings) -> str | None:
 def keys(settings: Settings) -> Finding:
     """Whoever can reach it needs a key, and the keys can be read by this user only."""
     if settings.keys is None:
-        if _is_this_machine(settings.host):
+        if is_loopback(settings.host):
             return Finding("API keys", "ok", "none; it listens to this machine only")
         mend = "WHISPERLOOP_KEYS=keys.jsonl python -m service keys add NAME, and start with WHISPERLOOP_KEYS"
         return Finding("API keys", "warning", f"whoever reaches {settings.host} may ask, without a key", mend)
@@ -236,13 +235,6 @@ def keys(settings: Settings) -> Finding:
         mend = f"chmod 600 {settings.keys}"
         return Finding("API keys", "warning", f"{settings.keys} can be written to by others", mend)
     return Finding("API keys", "ok", f"{len(found)}, of which {sum(key.admin for key in found)} for admins")
-
-
-def _is_this_machine(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def console(settings: Settings) -> Finding:

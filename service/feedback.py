@@ -140,8 +140,6 @@ async def create_feedback(request: Request) -> Response:
     """Hand in a correction: a clip of at most 30 s, or a longer one with `start` and `end`, and what was said in it."""
     from corrections import New
 
-    if request.app.state.settings.keys is None and is_cross_site(request):
-        raise ApiError(403, "cross_site", CROSS_SITE)
     store = await _store(request)
     model = loaded(request)  # or there is no need to read the upload
     settings: Settings = request.app.state.settings
@@ -342,6 +340,8 @@ def _add(store: "CorrectionStore", new: "New", key: str) -> "tuple[Correction, b
 
 
 async def _store(request: Request) -> "CorrectionStore":
+    if request.app.state.settings.keys is None and is_cross_site(request):
+        raise ApiError(403, "cross_site", CROSS_SITE)
     if not request.app.state.settings.corrections:
         message = "Nothing is kept here to be learned from; the operator would have to set WHISPERLOOP_CORRECTIONS."
         raise ApiError(404, "corrections_off", message)

@@ -7,7 +7,6 @@ is not judged here: that is the gate's business, and the log keeps the reason th
 import asyncio
 import json
 from collections.abc import Callable
-from ipaddress import ip_address
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
@@ -27,7 +26,9 @@ from registry import (
     Version,
 )
 from service.errors import ApiError
+from service.request import is_cross_site
 from service.routes import ERRORS
+from service.settings import is_loopback
 
 T = TypeVar("T")
 
@@ -175,18 +176,14 @@ def why_not(request: Request) -> str | None:
         return "Aliases are moved with an admin's key: python -m service keys add NAME --admin makes one."
     # A proxy on this machine speaks for anybody, and a page of another site for whoever looks at it.
     passed_on = any(header in request.headers for header in ("forwarded", "x-forwarded-for", "x-real-ip"))
-    from_elsewhere = request.headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}
-    if is_loopback(request) and not passed_on and not from_elsewhere:
+    if _is_local(request) and not passed_on and not is_cross_site(request):
         return None
     return "Without API keys, aliases are moved from the service's own machine only; make keys, one with --admin."
 
 
-def is_loopback(request: Request) -> bool:
+def _is_local(request: Request) -> bool:
     """Say whether a request comes from this machine."""
-    try:
-        return request.client is not None and ip_address(request.client.host).is_loopback
-    except ValueError:
-        return False
+    return request.client is not None and is_loopback(request.client.host)
 
 
 def _registry(request: Request) -> Registry:

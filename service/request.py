@@ -3,6 +3,7 @@
 import asyncio
 import io
 from collections.abc import Coroutine
+from ipaddress import ip_address
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
@@ -11,6 +12,7 @@ from starlette.requests import ClientDisconnect
 
 from service.errors import RETRY_SOON, ApiError
 from service.models import Models
+from service.settings import Settings, is_loopback
 from service.shadow import Copy, Shadow
 from service.state import Loaded, NotReady
 from service.terms import USUAL, Terms
@@ -44,15 +46,30 @@ def loaded(request: Request, name: str | None = None) -> Loaded:
 def is_cross_site(request: Request) -> bool:
     """Say whether a browser sent this for a page of another site, which is not among those that may use the service.
 
-    Such a page needs no leave to send a form; without API keys, whoever looks at it would speak for themselves.
+    Such a page needs no leave to send a form; without API keys, whoever looks at it would speak for themselves. It may
+    even be of this very origin, if it has its name point to this machine meanwhile: names that anybody can have are not
+    those of a service that listens to its own machine.
     """
-    allowed: tuple[str, ...] = request.app.state.settings.cors_origins
+    settings: Settings = request.app.state.settings
+    allowed = settings.cors_origins
     origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site")
-    if origin in allowed or "*" in allowed:
+    host = request.headers.get("host", "")
+    if origin in allowed or "*" in allowed or host in {urlsplit(one).netloc for one in allowed}:
         return False
+    if is_loopback(settings.host) and _is_public(urlsplit(f"//{host}").hostname or ""):
+        return True
     if site is not None:
         return site not in {"none", "same-origin"}
-    return origin is not None and urlsplit(origin).netloc != request.headers.get("host")  # of an old browser
+    return origin is not None and urlsplit(origin).netloc != host  # of an old browser
+
+
+def _is_public(name: str) -> bool:
+    """Say whether a name may be anybody's: one with a dot, that is no address."""
+    try:
+        ip_address(name)
+    except ValueError:
+        return "." in name and not name.endswith((".localhost", ".local"))
+    return False
 
 
 def usable(model: Loaded | NotReady) -> Loaded:

@@ -8,7 +8,6 @@ it at once.
 """
 
 import asyncio
-import ipaddress
 import logging
 import os
 import socket
@@ -21,7 +20,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from service.settings import Settings
+from service.settings import Settings, is_loopback
 
 logger = logging.getLogger("whisperloop.service")
 
@@ -164,16 +163,9 @@ def run(app: FastAPI, settings: Settings, listener: socket.socket) -> None:
 
 def warn_if_open(settings: Settings) -> None:
     """Say so in the log if others than this machine can reach a service that asks nobody for a key."""
-    if settings.keys is None and not _is_this_machine(settings.host):
+    if settings.keys is None and not is_loopback(settings.host):
         logger.warning(
             "whoever reaches %s may transcribe: make keys with `python -m service keys add NAME` and set "
             "WHISPERLOOP_KEYS, or listen on 127.0.0.1",
             settings.host,
         )
-
-
-def _is_this_machine(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -1,5 +1,6 @@
 """What can be set, by environment variables that start with `WHISPERLOOP_` (`WHISPERLOOP_PORT=9000`)."""
 
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -173,3 +174,11 @@ class Settings(BaseSettings):
         if secret.get_secret_value():
             read_secret(secret.get_secret_value())
         return secret
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether an address, or a name, is this machine's own."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -295,6 +295,11 @@ async def test_nothing_of_a_correction_is_logged(app, serve, wav, caplog):
         ({"Sec-Fetch-Site": "cross-site", "Origin": "https://app.example"}, 201),
         ({"Sec-Fetch-Site": "same-origin", "Origin": "http://test"}, 201),
         ({"Origin": "http://test"}, 201),
+        ({"Sec-Fetch-Site": "same-origin", "Host": "evil.example:8000"}, 403),  # its name points to this machine now
+        ({"Host": "app.example"}, 201),
+        ({"Host": "127.0.0.1:8000"}, 201),
+        ({"Host": "[::1]:8000"}, 201),
+        ({"Host": "localhost:8000"}, 201),
         ({}, 201),
     ],
 )
@@ -303,7 +308,8 @@ async def test_a_page_of_another_site_teaches_nothing(make_app, serve, wav, url,
     async with serve(make_app(corrections=url, cors_origins=("https://app.example",))) as client:
         headers = {"Host": "test", **headers}
         answer = await client.post("/v1/feedback", files={"file": ("a.wav", wav(1.0))}, data=FIELDS, headers=headers)
-    assert answer.status_code == status, answer.text
-    assert kept() == (status == 201)
-    if status == 403:
-        assert answer.json()["error"]["code"] == "cross_site"
+        assert answer.status_code == status, answer.text
+        assert kept() == (status == 201)
+        if status == 403:
+            assert answer.json()["error"]["code"] == "cross_site"
+            assert (await client.get("/v1/feedback", headers=headers)).status_code == 403

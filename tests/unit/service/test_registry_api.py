@@ -124,7 +124,8 @@ async def test_without_keys_only_this_machine_moves(make_app, serve, store, url)
     app = make_app(registry=store.root)
     async with serve(app) as local, _from(app, "192.0.2.7") as other:
         assert (await other.post(url, json=_move(store))).status_code == 403
-        for header in ({"X-Forwarded-For": "192.0.2.7"}, {"Sec-Fetch-Site": "cross-site"}):
+        rebound = {"Host": "evil.example:8000", "Sec-Fetch-Site": "same-origin"}
+        for header in ({"X-Forwarded-For": "192.0.2.7"}, {"Sec-Fetch-Site": "cross-site"}, rebound):
             assert (await local.post(url, json=_move(store), headers=header)).status_code == 403
         text = {"Content-Type": "text/plain"}  # what a page of another site may send unasked
         assert (await local.post(url, content=json.dumps(_move(store)), headers=text)).status_code == 400
