@@ -26,7 +26,7 @@ from registry import (
     Version,
 )
 from service.errors import ApiError
-from service.request import is_cross_site
+from service.request import is_cross_site, read_small_body
 from service.routes import ERRORS
 from service.settings import is_loopback
 
@@ -40,7 +40,6 @@ MAX_FILE_BYTES = 4_000_000
 """Of a version's figures, a verdict or a picture; what is larger is no figure."""
 
 MAX_BODY_BYTES = 64 * 1024
-BODY_TIMEOUT_S = 10.0
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -147,22 +146,13 @@ async def move_alias(request: Request, name: str, alias: str) -> Moved:
 
 
 async def _read_move(request: Request) -> Move:
-    """Read the body here: FastAPI would gather whatever comes, however much and however slowly."""
+    """Read the body here: FastAPI would gather whatever comes."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         # A page of another site may send anything else without leave.
         raise ApiError(400, "invalid_request", "Send JSON, with Content-Type: application/json.")
-    body = bytearray()
+    body = await read_small_body(request, MAX_BODY_BYTES)
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > MAX_BODY_BYTES:
-                    raise ApiError(413, "body_too_large", f"The body has more than {MAX_BODY_BYTES} bytes.")
-    except TimeoutError:
-        message = "The body did not come."
-        raise ApiError(408, "body_timeout", message, headers={"Connection": "close"}) from None
-    try:
-        return Move.model_validate_json(bytes(body))
+        return Move.model_validate_json(body)
     except ValidationError as error:
         faults = error.errors(include_url=False, include_context=False, include_input=False)
         raise RequestValidationError([{**fault, "loc": ("body", *fault["loc"])} for fault in faults]) from error

@@ -21,6 +21,8 @@ from speech.transcribe import Options, Transcription
 
 T = TypeVar("T")
 
+BODY_TIMEOUT_S = 10.0
+
 
 def loaded(request: Request, name: str | None = None) -> Loaded:
     """Return the model that answers a request; it is held, and named in the answer's headers, until that is out.
@@ -70,6 +72,25 @@ def _is_public(name: str) -> bool:
     except ValueError:
         return "." in name and not name.endswith((".localhost", ".local"))
     return False
+
+
+async def read_small_body(request: Request, most: int) -> bytes:
+    """Return a body that is no upload, however much is sent and however slowly.
+
+    Raises:
+        ApiError: it has more than `most` bytes, or takes longer than `BODY_TIMEOUT_S`.
+    """
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > most:
+                    raise ApiError(413, "body_too_large", f"The body has more than {most} bytes.")
+    except TimeoutError:
+        message = "The body did not come."
+        raise ApiError(408, "body_timeout", message, headers={"Connection": "close"}) from None
+    return bytes(body)
 
 
 def usable(model: Loaded | NotReady) -> Loaded:

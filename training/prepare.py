@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
-from speech.text import normalize
 from speech.tokens import UnknownLanguageError, WhisperTokenizer
 from training.config import ConfigError, TrainingConfig
 from training.data.general import divide
 from training.data.manifest import CORRECTIONS, Utterance, fingerprint
+from training.data.overlap import Known
 from training.data.report import DataReport, Dropped
 from training.data.sources.asterisk import fetch, read_asterisk
 from training.data.sources.common_voice import read_common_voice
@@ -148,11 +148,10 @@ def _tested(utterances: list[Utterance]) -> tuple[list[Utterance], list[Dropped]
 
 def _untrained(guards: list[Utterance], train: list[Utterance]) -> tuple[list[Utterance], list[Dropped]]:
     """Leave out guards whose sentence or audio is trained on: the gate would refuse, after all the training."""
-    sentences = {(one.language, normalize(one.text)) for one in train}
-    audio = {(one.audio.sha256, one.audio.offset) for one in train}
+    known = Known(train)
     kept, dropped = [], []
     for one in guards:
-        if (one.language, normalize(one.text)) in sentences or (one.audio.sha256, one.audio.offset) in audio:
+        if known.has_sentence(one) or known.has_audio(one):
             detail = f"it is trained on: {one.text!r}"
             dropped.append(
                 Dropped(id=one.id, source=one.source, reason="trained_guard", detail=detail, by_source_rule=True)

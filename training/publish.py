@@ -24,7 +24,7 @@ from training.card import Facts, Scores, model_card
 from training.config import TrainingConfig
 from training.context import MARGINS, Evidence, choose_context
 from training.curves import draw_curves, logged_seconds, read_curves
-from training.data.manifest import CORRECTIONS, Utterance, fingerprint
+from training.data.manifest import Utterance, fingerprint
 from training.evaluate import (
     Hypothesis,
     Progress,
@@ -89,8 +89,7 @@ def publish_version(
     if not parity.holds:
         raise ParityError(parity)
     say(f"export: the checkpoint's words on {parity.same:.0%} of {parity.clips} clips")
-    # A version cannot be changed: no clip that its speaker may want deleted some day.
-    to_try = [u for u in data.of("dev") if u.source != CORRECTIONS] or data.of("test")
+    to_try = data.of("dev") if candidates(data.of("dev")) else data.of("test")
     with progress("choosing a smoke clip", len(candidates(to_try))) as advance:
         smoke = choose_smoke_clip(staged, context, to_try, folder, advance)
     if smoke is None:

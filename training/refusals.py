@@ -5,13 +5,12 @@ and why; docs/training/gate.md lists them all.
 """
 
 import json
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from registry import Version
 from speech.scores import corpus_rate
-from speech.text import normalize
 from training.data.manifest import Utterance
+from training.data.overlap import Known
 from training.evaluate import Hypothesis, by_language
 
 MAX_MORE_EMPTY = 0.01
@@ -54,17 +53,9 @@ def of_hypotheses(
 
 def of_overlap(train: Sequence[Utterance], test: Sequence[Utterance]) -> list[str]:
     """Refuse a test that was trained on: the same sentence of a language, or the same stretch of the same file."""
-    sentences = {(u.language, normalize(u.text)) for u in train}
-    stretches: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
-    for u in train:
-        stretches[u.audio.sha256].append((u.audio.offset, u.audio.offset + u.audio.duration))
-
-    def heard(u: Utterance) -> bool:
-        start, end = u.audio.offset, u.audio.offset + u.audio.duration
-        return any(start < e and s < end for s, e in stretches.get(u.audio.sha256, ()))
-
-    read = [u.id for u in test if (u.language, normalize(u.text)) in sentences]
-    listened = [u.id for u in test if heard(u)]
+    known = Known(train)
+    read = [u.id for u in test if known.has_sentence(u)]
+    listened = [u.id for u in test if known.has_audio(u)]
     return [
         f"{len(ids)} of {len(test)} test clips have {what} that was trained on, such as {ids[0]}"
         for ids, what in ((read, "a sentence"), (listened, "audio"))

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Literal
 
 import httpx
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
+
+from training.alone import alone_in
 
 Result = Literal["no_change", "too_little", "lint", "promoted", "candidate", "refused", "undecided", "failed"]
 
@@ -144,12 +145,8 @@ def only_one(folder: Path) -> Iterator[None]:
     Raises:
         BusyError: somebody holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / "lock", timeout=0):
-            yield
-    except Timeout:
-        raise BusyError(f"another retraining of {folder.name} runs; nothing was done") from None
+    with alone_in(folder, BusyError(f"another retraining of {folder.name} runs; nothing was done")):
+        yield
 
 
 def is_running(folder: Path) -> bool:

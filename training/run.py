@@ -6,17 +6,15 @@ on, a run that is done is not done again. Production moves only by a passed verd
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from registry import Registry, Version
 from registry.files import write_atomically
 from registry.importing import import_model
 from speech.tokens import WhisperTokenizer
+from training.alone import alone_in
 from training.config import TrainingConfig
 from training.contest import PAGE, Contest, TestSet, hold, keep, promote
 from training.data.general import with_texts
@@ -89,19 +87,10 @@ def run(
     for line in _describe(data):
         say(line)
     folder = runs / "training" / f"{config.name}-{run_key(config, base, data)}"
-    with _alone_in(folder):
+    # Two processes in it would seal the one's weights with the other's figures.
+    busy = StepError(f"another process runs in {folder}: wait until it has ended, or stop it")
+    with alone_in(folder, busy):
         return _run(config, registry, runs, base, data, folder, say, progress, guards, lint_errors, may_promote)
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Hold a run's folder: two processes in it would seal the one's weights with the other's figures."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / "lock", timeout=0):
-            yield
-    except Timeout:
-        raise StepError(f"another process runs in {folder}: wait until it has ended, or stop it") from None
 
 
 def _run(

@@ -11,7 +11,7 @@ from speech.engine import Engine, EngineError, Window
 from speech.engine.ctranslate2_engine import CTranslate2Engine
 from speech.engine.torch_engine import TorchEngine
 from speech.smoke import SmokeClip, quantize
-from training.data.manifest import Utterance, load_audio
+from training.data.manifest import CORRECTIONS, Utterance, load_audio
 from training.parity import take_evenly
 
 MAX_CLIPS = 16  # to choose from: the first few are nearly always enough
@@ -45,8 +45,12 @@ def choose_smoke_clip(
 
 
 def candidates(utterances: Sequence[Utterance]) -> list[Utterance]:
-    """Return the utterances that are tried: `MAX_CLIPS` of fitting length, spread over the whole."""
-    return take_evenly([u for u in utterances if MIN_S <= u.audio.duration <= MAX_S], MAX_CLIPS)
+    """Return the utterances that are tried: `MAX_CLIPS` of fitting length, spread over the whole; no corrections.
+
+    A version cannot be changed: no clip may be in it that its speaker may want deleted some day.
+    """
+    fitting = [u for u in utterances if MIN_S <= u.audio.duration <= MAX_S and u.source != CORRECTIONS]
+    return take_evenly(fitting, MAX_CLIPS)
 
 
 def surest(

@@ -27,7 +27,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.errors import ApiError
 from service.loading import step_back
+from service.request import read_small_body
 
 logger = logging.getLogger("whisperloop.service")
 
@@ -50,7 +52,6 @@ ELSEWHERE = re.compile(
 """Tags of Gradio's page that name other hosts: some are looked up before any policy is asked."""
 
 MAX_KEY_FORM_BYTES = 2_000
-KEY_FORM_TIMEOUT_S = 10.0
 
 _MAKING = threading.Lock()
 """Gradio keeps the page that is being made in a global: two at once would end in each other."""
@@ -221,15 +222,10 @@ async def _make_alone(service: FastAPI, folder: Path) -> FastAPI:
 
 async def _enter(request: Request) -> Response:
     """Keep a key in a cookie of the browser's session; whether it is valid is asked at every request."""
-    body = bytearray()
     try:
-        async with asyncio.timeout(KEY_FORM_TIMEOUT_S):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > MAX_KEY_FORM_BYTES:
-                    return _small(KEY_FORM, status=413)
-    except TimeoutError:
-        return _small(KEY_FORM, status=408)
+        body = await read_small_body(request, MAX_KEY_FORM_BYTES)
+    except ApiError as error:
+        return _small(KEY_FORM, status=error.status)
     key = parse_qs(body.decode("latin-1")).get("key", [""])[0].strip()
     response = RedirectResponse("/", 303)
     if re.fullmatch(r"[\w.~+/=-]{1,500}", key):

@@ -81,6 +81,15 @@ def test_a_pipe_gives_the_words(run, clip):
     assert answer["duration"] == pytest.approx(3.1, abs=0.2)
 
 
+@pytest.fixture
+def heeding():
+    """Start programs as a terminal does: a shell's background has SIGINT ignored, and what is ignored is inherited."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeding")
 def test_an_interrupted_run_goes_on(registry, clip, tmp_path):
     """Ctrl-C ends it with a line and leaves whole transcripts; the same command does the rest, and only that."""
     names = [f"{i}.wav" for i in range(8)]

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import json
 import logging
+import threading
 import weakref
 from datetime import UTC, datetime
 
@@ -461,6 +462,30 @@ async def test_swaps_leave_nothing_behind(publish, registry, make, serve, wav, u
     assert {answer.status_code for answer in answers} == {200}
     assert all(answer.json()["model"] == answer.headers["X-Whisperloop-Model"] for answer in answers)
     assert tasks.count("scheduler") == 1
+
+
+async def test_jobs_need_not_wait_for_other_versions(publish, make, serve, engines, tmp_path, monkeypatch, until):
+    """What comes after the model comes after the model alone: others may take minutes to load."""
+    publish("main", "production")
+    publish("slow", "production", name="small")
+    may_load, load = threading.Event(), service.loading.load_engine
+
+    def load_slowly(folder, *args, **options):
+        if (folder / "ctranslate2" / "model.bin").read_text() == "slow":
+            assert may_load.wait(60)
+        return load(folder, *args, **options)
+
+    monkeypatch.setattr(service.loading, "load_engine", load_slowly)
+    app = make(also="small@production", database=f"sqlite:///{tmp_path}/jobs.db")
+    try:
+        async with serve(app) as client:
+            await until(app.state.jobs_ready.done)
+            assert "slow" not in engines
+            assert (await client.get("/v1/jobs/job_none")).json()["error"]["code"] == "job_not_found"
+            may_load.set()
+            await until(lambda: "slow" in engines)
+    finally:
+        may_load.set()
 
 
 def test_places_are_loaded_once_each():

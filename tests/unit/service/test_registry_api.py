@@ -160,7 +160,7 @@ async def test_a_body_without_end_is_refused(make_app, serve, store, url, monkey
         await asyncio.sleep(60)
 
     headers = {"Content-Type": "application/json"}
-    monkeypatch.setattr("service.registry_api.BODY_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("service.request.BODY_TIMEOUT_S", 0.2)
     async with serve(make_app(registry=store.root)) as client:
         assert (await client.post(url, content=much(), headers=headers)).status_code == 413
         assert len(sent) < 100

@@ -308,3 +308,10 @@ def test_whoever_comes_is_served_in_order_and_in_time(requests, max_size, leavin
         if number not in leaving:
             assert sorted(place for _, place in seen[job]) == list(range(len(requests[number][1])))
             assert job.remaining_s == 0
+
+
+def test_a_length_stays():
+    """Silence, for whose end nobody waits, is taken from what is to come, and not from how long the file is."""
+    job = Job(declared_s=100.0)
+    job.declared_s -= 30.0
+    assert (job.remaining_s, job.length_s) == (70.0, 100.0)

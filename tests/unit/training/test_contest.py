@@ -1,6 +1,7 @@
 """One way into production: two versions measured and judged, the verdict kept, the alias moved or not."""
 
 import json
+import shutil
 from contextlib import contextmanager
 
 import pytest
@@ -239,6 +240,19 @@ def test_gate_does_not_decide_with_status_4(command, registry):
     run = command("gate", new.ref, before=OTHERS, after=WORDS, manifest="few.jsonl")
     assert run.exit_code == 4, run.output
     assert "not enough data to decide: 5 more utterances needed" in run.stdout
+
+
+@pytest.mark.parametrize("names", [("one/manifest.jsonl", "one/manifest.jsonl"), ("long-form.jsonl",)])
+def test_guards_of_one_name_are_refused(command, registry, tmp_path, names):
+    """Only the last would be measured, and the verdict would not say so."""
+    _, _, new = registry
+    (tmp_path / "one").mkdir()
+    for name in names:
+        shutil.copyfile(tmp_path / "few.jsonl", tmp_path / name)
+    guards = [part for name in names for part in ("--guard", str(tmp_path / name))]
+    run = command("gate", new.ref, *guards, before=OTHERS, after=WORDS)
+    assert run.exit_code == 2
+    assert "already" in run.stderr
 
 
 @pytest.mark.parametrize("arguments", [["--force"], ["--force", "--reason", "  "], ["--reason", "why"]])

@@ -2,12 +2,14 @@
 
 import pytest
 
+from training.data.manifest import AudioSlice, Utterance
 from training.evaluate import (
     POOLED,
     Hypothesis,
     by_language,
     character_rates,
     read_hypotheses,
+    transcribe_utterances,
     wer_intervals,
     write_hypotheses,
 )
@@ -47,3 +49,11 @@ def test_scores_are_of_normalised_text():
     assert wer_intervals([ONE, TWO], seed=0)["ru"].value == 0
     assert wer_intervals([ONE, TWO], seed=0)[POOLED].value == pytest.approx(1 / 4)
     assert character_rates([ONE])["it"] == pytest.approx(6 / 16)  # " bello" of "ciao mondo bello"
+
+
+def test_two_clips_of_one_id_are_refused(tmp_path):
+    """One's answer would stand for both, and a language could vanish from a judgement."""
+    audio = AudioSlice(path="a.wav", offset=0.0, duration=1.0, sha256="0" * 64)
+    clips = [Utterance(id="a", audio=audio, text="uno", language=code, source="test") for code in ("it", "ru")]
+    with pytest.raises(ValueError, match="same id"):
+        transcribe_utterances(None, clips, tmp_path)

@@ -129,3 +129,41 @@ def test_a_language_that_the_model_does_not_know_is_refused(tokenizer, tmp_path,
     """It is known before anything is read."""
     with pytest.raises(ConfigError, match="Unknown language 'fi'"):
         read(tokenizer, tmp_path / "cache", general | {"language": "fi"})
+
+
+def test_a_guard_that_is_trained_on_is_left_out(tokenizer, tmp_path, own, general, write_clip):
+    """The gate would refuse it, after all the training: by its sentence, or by its audio; and the report says so."""
+    lines = [
+        {"audio_filepath": "said.wav", "duration": 0.1, "text": "Frase mia 3!"},
+        {"audio_filepath": "heard.wav", "duration": 0.1, "text": "un altro testo"},
+    ]
+    write_clip(tmp_path / "general" / "said.wav", 500)
+    shutil.copyfile(tmp_path / "own" / "4.wav", tmp_path / "general" / "heard.wav")
+    with (tmp_path / "general" / "all.json").open("a") as file:
+        file.write("".join("\n" + json.dumps(line) for line in lines))
+    test = {"kind": "folder", "path": tmp_path / "test", "language": "it", "use": "test"}
+    write_clip(tmp_path / "test" / "t.wav", 600)
+    (tmp_path / "test" / "metadata.csv").write_text("file_name,text\nt.wav,una frase di prova\n")
+    config = {"sources": [own | {"use": "train"}, test], "guards": [general | {"use": None}], "dev_clips": 1}
+    data = prepare(make_config("x", config), tokenizer, tmp_path / "cache")
+    train = {u.id for u in data.of("train")}
+    left_out = {one.detail for one in data.report.dropped if one.reason == "trained_guard"}
+    expected = {
+        f"it is trained on: {text!r}"
+        for text, clip in (("Frase mia 3!", "own/3.wav"), ("un altro testo", "own/4.wav"))
+        if clip in train
+    }
+    assert expected
+    assert left_out == expected
+    assert len(data.guards) == 42 - len(expected)
+
+
+def test_a_few_corrections_leave_the_other_languages_their_test_set(tokenizer, tmp_path, own, write_clip):
+    """A test set is a fifth of its own language's clips, and not of those of the smallest."""
+    write_clip(tmp_path / "few" / "f.wav", 700)
+    write_clip(tmp_path / "few" / "g.wav", 701)
+    write_clip(tmp_path / "few" / "h.wav", 702)
+    (tmp_path / "few" / "metadata.csv").write_text("file_name,text\nf.wav,odin\ng.wav,dva\nh.wav,tri\n")
+    few = {"kind": "folder", "path": tmp_path / "few", "language": "ru"}
+    data = read(tokenizer, tmp_path / "cache", own, few)
+    assert Counter(u.language for u in data.of("test")) == {"it": 4, "ru": 1}

@@ -3,7 +3,8 @@
 import numpy as np
 
 from speech.engine import DecodingResult, EngineError
-from training.smoke import MIN_TOKENS, surest
+from training.data.manifest import CORRECTIONS, AudioSlice, Utterance
+from training.smoke import MIN_S, MIN_TOKENS, candidates, surest
 
 CLIPS = [(np.full(16_000, i, np.float32), "it") for i in range(5)]
 WORDS = tuple(range(MIN_TOKENS))
@@ -37,3 +38,12 @@ def test_there_may_be_none():
     """A version is published without, and the service warns."""
     assert surest(Recites(None), Recites(None), CLIPS[:1]) is None
     assert surest(Recites(), Recites(), []) is None
+
+
+def test_no_correction_is_sealed_into_a_version():
+    """Its speaker may want it deleted, and a version cannot be changed."""
+    audio = AudioSlice(path="a.wav", offset=0.0, duration=MIN_S, sha256="0" * 64)
+    clips = [
+        Utterance(id=name, audio=audio, text="uno", language="it", source=name) for name in ("folder", CORRECTIONS)
+    ]
+    assert [one.source for one in candidates(clips)] == ["folder"]
