@@ -169,6 +169,8 @@ async def test_a_job_that_used_up_the_day_is_fetched(make_app, serve, file, wav,
         with anyio.fail_after(30):
             while (await client.get(path)).json()["status"] != "succeeded":  # noqa: ASYNC110
                 await anyio.sleep(0.02)
+            while await left(client, key) > 0:  # noqa: ASYNC110 - it is written down as done, then paid for
+                await anyio.sleep(0.02)
         assert (await client.get(f"{path}/result")).json()["duration"] == 9
         for route in ("/transcribe", "/v1/audio/transcriptions", "/detect-language", "/v1/jobs"):
             assert (await client.post(route, files={"file": ("a", wav(1))})).status_code == 429
@@ -194,9 +196,9 @@ async def test_every_way_to_be_heard_is_paid_for(make_app, serve, file, wav, tmp
         await ask("/detect-language", 10)
         assert await left(client, key) == 60
         job = (await ask("/v1/jobs", 10)).json()
-        with anyio.fail_after(30):
-            path = f"/v1/jobs/{job['id']}"
-            while (await client.get(path, headers=bearer(key))).json()["status"] != "succeeded":  # noqa: ASYNC110
+        with anyio.fail_after(30):  # it is written down as done, then paid for
+            while await left(client, key) != 50:  # noqa: ASYNC110
                 await anyio.sleep(0.02)
-        assert await left(client, key) == 50
+        shown = await client.get(f"/v1/jobs/{job['id']}", headers=bearer(key))
+        assert shown.json()["status"] == "succeeded"
         assert await left(client, other) == 100
