@@ -21,7 +21,8 @@ from service.openai_form import Asked, DetectForm, TranscribeForm, options_of, r
 from service.request import copy_to_shadow, facts, loaded, means, unless_disconnected, usable
 from service.state import Loaded
 from service.terms import OnTerms
-from service.transcribe import Answer, Means, first_result, transcribe
+from service.transcribe import Answer, Means, transcribe
+from service.transcribe import detect_language as detect
 from service.upload import open_form
 from speech.languages import LANGUAGES
 from speech.transcribe import Options
@@ -112,7 +113,7 @@ async def _several(
 
 @router.post("/detect-language", responses=ERRORS, openapi_extra=form_schema(DetectForm))
 async def detect_language(request: Request, response: Response, terms: OnTerms) -> schemas.LanguageDetection:
-    """Say which language is spoken in the first 30 s of speech."""
+    """Say which language is spoken: in the first window with speech, or in the first few if it is short or unclear."""
     state = request.app.state
     model = loaded(request)  # or there is no need to read the upload
     async with AsyncExitStack() as opened:
@@ -125,15 +126,16 @@ async def detect_language(request: Request, response: Response, terms: OnTerms) 
         response.headers.update(headers_of(asked))
         if options.language is not None:  # one language to choose from: how probable it is is the question
             options = replace(options, language=None, languages=(options.language,))
-        work = first_result(asked.files[0].content, options, means(request.app, model, terms))
-        result = await unless_disconnected(request, work)
-    probabilities = {} if result is None else dict(result.language_probabilities or {})
+        work = detect(asked.files[0].content, options, means(request.app, model, terms))
+        found = await unless_disconnected(request, work)
+    language = found.likeliest
+    probabilities = {code: round(p, 4) for code, p in (found.probabilities or {}).items()}
     return schemas.LanguageDetection(
-        language=None if result is None else result.language,
-        name=None if result is None else LANGUAGES.get(result.language, result.language),
-        probability=None if result is None else result.language_probability,
-        probabilities=dict(sorted(probabilities.items(), key=lambda one: -one[1])),
-        no_speech=result is None,
+        language=language,
+        name=None if language is None else LANGUAGES.get(language, language),
+        probability=None if language is None else probabilities[language],
+        probabilities=probabilities,
+        no_speech=language is None,
         model=model.version.ref,
     )
 

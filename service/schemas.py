@@ -67,7 +67,7 @@ class Transcription(BaseModel):
     text: str
     language: str | None = Field(description="Null where nothing was said and no language was given.")
     language_probabilities: dict[str, float] | None = Field(
-        description="The likeliest languages of the first window with speech; null where the language was given."
+        description="The likeliest languages by the first windows with speech; null where the language was given."
     )
     duration: float = Field(description="Seconds of audio.")
     no_speech: bool = Field(description="Nobody speaks: the text is empty, and that is no error.")

@@ -22,6 +22,7 @@ from speech import vad
 from speech.audio import SAMPLE_RATE, AudioError, until_damage
 from speech.engine import DecodingResult, Engine, Window
 from speech.guard import best
+from speech.language import SpokenLanguage
 from speech.transcribe import Assembly, OnAdded, Options, Transcription, again, ignore, window_of
 from speech.windows import Audio, Slice, cut_stream
 
@@ -121,11 +122,9 @@ async def _transcribe(file: BinaryIO, options: Options, means: Means, on_added: 
                     window = _continued(window, options, assembly)
                     task = asyncio.create_task(_decode_well(means.scheduler, job, window, options))
                 pending.append((place, task))
-                # One language a file, as in openai/whisper: else a cough between two sentences is Welsh.
                 is_awaited = window is not None and (window.language is None or options.condition_on_previous_text)
                 await deliver(job, 0 if is_awaited else WINDOWS_AHEAD)
-                if is_awaited and task is not None and options.language is None:
-                    options = replace(options, language=task.result().language)
+                options = replace(options, language=assembly.language.code)
                 cut = await _in_thread(means, lambda: next(reader, None))
             await deliver(job, 0)
     finally:
@@ -137,23 +136,23 @@ async def _transcribe(file: BinaryIO, options: Options, means: Means, on_added: 
     return Answer(assembly.whole(), faults[0] if faults else None)
 
 
-async def first_result(file: BinaryIO, options: Options, means: Means) -> DecodingResult | None:
-    """Decode the first window in which somebody speaks; None if nobody does. Errors are those of `transcribe`."""
+async def detect_language(file: BinaryIO, options: Options, means: Means) -> SpokenLanguage:
+    """Decode windows with speech until the language is known, as `transcribe` does; errors are the same."""
     reader = _read(file, options, means, [], [])
-    window: Window | None = None
+    language = SpokenLanguage()
     try:
         async with _in_time(means):
-            while window is None and (cut := await _in_thread(means, lambda: next(reader, None))) is not None:
-                _, window = cut
-            if window is None:
-                return None
-            seconds = window.audio.size / SAMPLE_RATE
-            with _admitted(means, seconds) as job:
-                result = (await means.scheduler.submit(job, [window]))[0]
-        heard(seconds)
-        return result
+            while language.code is None and (cut := await _in_thread(means, lambda: next(reader, None))) is not None:
+                place, window = cut
+                if window is not None:
+                    seconds = (place.end - place.start) / SAMPLE_RATE
+                    with _admitted(means, seconds) as job:
+                        (result,) = await means.scheduler.submit(job, [window])
+                    heard(seconds)
+                    language.hear(place, result)
     finally:
         reader.close()
+    return language
 
 
 @asynccontextmanager

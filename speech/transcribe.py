@@ -16,6 +16,7 @@ from speech import vad
 from speech.audio import SAMPLE_RATE
 from speech.engine import MAX_PROMPT_TOKENS, DecodingOptions, DecodingResult, Engine, EngineError, Window, Word
 from speech.guard import Flag, Guard, best, flags, is_spoken, next_attempt
+from speech.language import SpokenLanguage
 from speech.tokens import Task
 from speech.windows import Slice, cut_stream
 from speech.words import UNSPACED
@@ -37,7 +38,7 @@ RESET_TEMPERATURE = 0.5
 class Options:
     """What is wanted of a piece of audio."""
 
-    language: str | None = None  # a code of the model's; None: that of the first window with speech
+    language: str | None = None  # a code of the model's; None: what the first windows with speech are in
     languages: tuple[str, ...] = ()  # codes to choose from where it is detected; empty: all
     task: Task = "transcribe"
     prompt: tuple[int, ...] = ()  # text tokens, for every window: their spelling is imitated
@@ -223,9 +224,9 @@ class Assembly:
         self._segments: list[Segment] = []
         self._text = ""
         self._dropped: list[Segment] = []
-        self._samples: dict[str, int] = {}  # in which language how much was said
+        self.language = SpokenLanguage(options.language)  # the next window is decoded in it, if it is known
+        self._is_spoken = False
         self._end = 0
-        self._probabilities: Mapping[str, float] | None = None
         self.said: list[int] = []  # tokens, for the next window; no more than are used
 
     def add(self, place: Slice, result: DecodingResult | None) -> Added:
@@ -236,10 +237,8 @@ class Assembly:
             self._dropped += [segment for segment in segments if segment.flags]
             segments = [segment for segment in segments if not segment.flags]
         if result is not None:
-            if self._probabilities is None:
-                self._probabilities = result.language_probabilities
-            if is_spoken(result):
-                self._samples[result.language] = self._samples.get(result.language, 0) + place.end - place.start
+            self.language.hear(place, result)
+            self._is_spoken = self._is_spoken or is_spoken(result)
         new = tuple(replace(segment, id=len(self._segments) + i) for i, segment in enumerate(segments))
         self._segments += new
         self.said = [*self.said, *(token for segment in new for token in segment.tokens)][-MAX_PROMPT_TOKENS:]
@@ -254,14 +253,13 @@ class Assembly:
 
     def whole(self) -> Transcription:
         """Return the transcript of all that was added."""
-        language = self._options.language or max(self._samples, key=lambda code: self._samples[code], default=None)
         return Transcription(
             text=self._text,
-            language=language,
+            language=self.language.likeliest,
             duration=self._end / SAMPLE_RATE,
             segments=tuple(self._segments),
-            no_speech=not self._samples,
-            language_probabilities=self._probabilities,
+            no_speech=not self._is_spoken,
+            language_probabilities=self.language.probabilities,
             dropped=tuple(self._dropped),
         )
 
@@ -369,10 +367,9 @@ class _Piece:
         return taken
 
     def add(self, place: Slice, result: DecodingResult | None) -> Added:
-        # One language a piece: where none is given, the first window that is not silent decides for the others.
-        if result is not None and self.options.language is None:
-            self.options = replace(self.options, language=result.language)
-        return self.assembly.add(place, result)
+        added = self.assembly.add(place, result)
+        self.options = replace(self.options, language=self.assembly.language.code)
+        return added
 
 
 def _cut(

@@ -18,6 +18,7 @@ from speech.audio import SAMPLE_RATE, AudioError, declared_seconds, stream_audio
 from speech.context import ElasticContext
 from speech.engine import DecodingResult, Engine, Window, load_engine
 from speech.guard import flags, is_spoken
+from speech.language import SpokenLanguage
 from speech.windows import Slice, cut_stream
 from training.data.clips import keep_samples
 from training.data.manifest import AudioSlice, Utterance, read_manifest, write_manifest
@@ -124,13 +125,12 @@ def _read_journal(path: Path) -> dict[str, _Heard]:
 def _listen(engine: Engine, files: Sequence[Path], language: str | None, clips: Path) -> Iterator[_Heard]:
     """Transcribe some recordings: their first windows together, as many have but one, then the rest of each."""
     with ExitStack() as stack:
-        listeners = [_Listener(file, stack.enter_context(vad.listen_if(wanted=True))) for file in files]
-        firsts = [(one, window) for one in listeners if (window := one.next_window(language)) is not None]
+        listeners = [_Listener(file, language, stack.enter_context(vad.listen_if(wanted=True))) for file in files]
+        firsts = [(one, window) for one in listeners if (window := one.next_window()) is not None]
         for (one, window), result in zip(firsts, _decoded(engine, [window for _, window in firsts]), strict=True):
             one.take(window, result, clips)
         for one in listeners:
-            # One language a recording: its first window decides.
-            while windows := one.next_windows(WINDOWS_AT_ONCE, language or one.language):
+            while windows := one.next_windows(WINDOWS_AT_ONCE if one.language.code else 1):
                 for window, result in zip(windows, _decoded(engine, windows), strict=True):
                     one.take(window, result, clips)
             yield one.heard()
@@ -146,7 +146,7 @@ def _decoded(engine: Engine, windows: Sequence[Window]) -> Iterator[DecodingResu
 class _Listener:
     """One recording on its way through the parent."""
 
-    def __init__(self, file: Path, detector: vad.SpeechDetector | None) -> None:
+    def __init__(self, file: Path, language: str | None, detector: vad.SpeechDetector | None) -> None:
         self._file = file
         # Cut as for an elastic engine, at the first pause: that is what it will be served.
         self._cuts = cut_stream(stream_audio(file), elastic=True, detector=detector)
@@ -154,30 +154,30 @@ class _Listener:
         self._utterances: list[Utterance] = []
         self._doubtful = 0
         self._fault: str | None = None
-        self.language: str | None = None
+        self.language = SpokenLanguage(language)
 
-    def next_window(self, language: str | None) -> Window | None:
+    def next_window(self) -> Window | None:
         """Cut up to the next window in which somebody speaks; None at the end, or where the file is damaged."""
         try:
             for place, audio in self._cuts:
                 if not place.silent and audio.size >= MIN_S * SAMPLE_RATE:
                     self._places.append(place)
-                    return Window(audio, language, full_context=True)
+                    return Window(audio, self.language.code, full_context=True)
         except AudioError as error:
             self._fault = str(error)
         return None
 
-    def next_windows(self, n: int, language: str | None) -> list[Window]:
+    def next_windows(self, n: int) -> list[Window]:
         """Return the next few."""
         windows: list[Window] = []
-        while len(windows) < n and (window := self.next_window(language)) is not None:
+        while len(windows) < n and (window := self.next_window()) is not None:
             windows.append(window)
         return windows
 
     def take(self, window: Window, result: DecodingResult, clips: Path) -> None:
         """Keep what was heard in the first window that has no answer yet, if the parent is sure of it."""
         place = self._places.popleft()
-        self.language = self.language or result.language
+        self.language.hear(place, result)
         if is_spoken(result) and not flags(result, None, place):
             clip = keep_samples(window.audio, SAMPLE_RATE, clips)
             self._utterances.append(_utterance(self._file, place, clip, result))

@@ -289,6 +289,27 @@ async def test_a_language_is_detected(make_app, serve, wav, engine):
     assert response.headers["x-whisperloop-model"] == "echo@1"
 
 
+async def test_a_language_is_not_detected_in_a_syllable(make_app, make_engine, serve, wav):
+    """What is short or nobody's speech does not decide; what comes after is listened to, too, and paid for."""
+    engine = make_engine(elastic=True)
+    answer = engine._result
+    said = iter([("", "ru", 0.9), ("da", "ru", 0.9), ("buongiorno", "it", 0.8), ("arrivederci", "en", 0.9)])
+
+    def result(window):
+        text, language, probability = next(said)
+        among = {language: probability}
+        return replace(answer(window), text=text, language=language, language_probabilities=among)
+
+    audio = np.full(30 * SAMPLE_RATE, 0.3, np.float32)
+    for begin, end in ((1, 4), (5, 8), (14, 17)):
+        audio[begin * SAMPLE_RATE : end * SAMPLE_RATE] = 0
+    async with serve(make_app(engine)) as client:
+        warm, engine._result = len(engine.batches), result
+        body = (await post(client, wav(audio), "/detect-language")).json()
+    assert (body["language"], len(engine.batches) - warm, next(said)[0]) == ("it", 3, "arrivederci")
+    assert body["probability"] > body["probabilities"]["ru"]
+
+
 async def test_languages_to_choose_from_reach_the_engine(make_app, serve, wav, engine):
     """In the model's codes."""
     async with serve(make_app()) as client:

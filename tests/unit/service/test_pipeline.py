@@ -16,7 +16,7 @@ import pytest
 from service import decoder
 from service.request import means
 from service.scheduler import DeadlineExceededError
-from service.transcribe import DECODE_THREADS, WINDOWS_AHEAD, first_result, transcribe
+from service.transcribe import DECODE_THREADS, WINDOWS_AHEAD, detect_language, transcribe
 from speech import vad
 from speech.audio import SAMPLE_RATE, AudioError
 from speech.engine import EngineError
@@ -162,7 +162,7 @@ async def test_who_leaves_closes_the_file(running, engine, until, moment):
 
 
 @pytest.mark.parametrize("level", [0.0, 0.3])
-@pytest.mark.parametrize("work", [transcribe, first_result])
+@pytest.mark.parametrize("work", [transcribe, detect_language])
 async def test_a_deadline_ends_the_reading(running, work, level):
     """Silence never gets to the engine, nor does what is not read yet: the time is over for it, too."""
     film = Film(3600, pause_s=0.01)
@@ -294,9 +294,9 @@ async def test_one_window_is_enough_to_tell_the_language(make_app, serve, engine
     app = make_app()
     async with serve(app):
         warm = len(engine.batches)
-        found = await first_result(io.BytesIO(b"a film"), Options(), means(app, app.state.models.main))
+        found = await detect_language(io.BytesIO(b"a film"), Options(), means(app, app.state.models.main))
         assert app.state.models.main.scheduler.is_idle
-    assert found.language == "it"
+    assert found.code == "it"
     assert len(engine.batches) == warm + 1
     assert film.read_s < 70
     assert not film.is_open

@@ -161,12 +161,24 @@ def test_a_window_that_fails_fails_the_transcription(tone, result, tokenizer):
 
 
 def test_the_first_window_decides_the_language(tone, result, tokenizer):
-    """A file has one language, as in openai/whisper: what the first window speaks, the others are decoded in."""
+    """A file has one language, as in openai/whisper: what the first long window speaks, the others are decoded in."""
     engine = ScriptedEngine(tokenizer, [result("uno", language="it"), result("due", language="it")])
     audio = np.concatenate([np.zeros(40 * RATE, np.float32), tone(40)])
     transcribe(engine, audio, LOUD)
     assert [window.language for window in engine.asked][:1] == [None]
     assert {window.language for window in engine.asked[1:]} == {"it"}
+
+
+def test_a_short_window_alone_decides_no_language(result, elastic_engine, with_pauses):
+    """A "yes" before a pause is of any language: what is said next has its say, and what follows is decoded in it."""
+    audio = with_pauses(40, (0.8, 4.0), (15.0, 15.4), (26.0, 26.4))
+    unsure = {"language": "ru", "language_probabilities": {"ru": 0.9, "it": 0.05}}
+    sure = {"language": "it", "language_probabilities": {"it": 0.8, "ru": 0.1}}
+    engine = elastic_engine(result("da", **unsure), result("uno", **sure), result("due"), result("tre"))
+    whole = transcribe(engine, audio, LOUD)
+    assert [window.language for window in engine.asked] == [None, None, "it", "it"]
+    assert (whole.text, whole.language) == ("da uno due tre", "it")
+    assert max(whole.language_probabilities, key=whole.language_probabilities.get) == "it"
 
 
 def test_an_unknown_language_is_refused_before_decoding(tone, result, tokenizer):
