@@ -124,15 +124,16 @@ FROM base AS prometheus
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends prometheus \
     && apt-get clean && rm -rf /var/lib/apt/lists/* \
-    && install --directory --owner=10001 --group=10001 /data/prometheus
-COPY docker/prometheus/ /etc/whisperloop/
+    && install --directory --owner=10001 --group=10001 /data/prometheus /run/whisperloop
+COPY docker/prometheus/*.yml /etc/whisperloop/
+COPY --chmod=0755 docker/prometheus/prometheus-entrypoint /usr/local/bin/
 # As a checkout is that others of its machine may not read.
 RUN chmod --recursive a+rX /etc/whisperloop
 USER 10001:10001
 EXPOSE 9090
 HEALTHCHECK --interval=10s --timeout=5s --start-period=1m --retries=3 CMD ["promtool", "query", "instant", \
     "http://127.0.0.1:9090", "vector(1)"]
-ENTRYPOINT ["prometheus", "--config.file=/etc/whisperloop/prometheus.yml", "--storage.tsdb.path=/data/prometheus"]
+ENTRYPOINT ["prometheus-entrypoint", "--config.file=/etc/whisperloop/prometheus.yml", "--storage.tsdb.path=/data/prometheus"]
 CMD ["--storage.tsdb.retention.time=30d"]
 
 # --- The last stage is what `docker build .` makes. ---

@@ -31,7 +31,7 @@ COG := $(BIN)/cog -I . -I docs/reference
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 
 docs: reference ## Build the documentation's site into runs/site.
-	$(MKDOCS) build --strict --quiet
+	$(MKDOCS) build --strict
 	@echo "runs/site/index.html"
 
 reference: $(READY) ## Write what the reference pages take from the program.
@@ -43,7 +43,7 @@ lint: $(READY) ## Check style, types, the import rule, and that the documentatio
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(COG) --check docs/reference/*.md
-	$(MKDOCS) build --strict --quiet
+	$(MKDOCS) build --strict # not --quiet, which counts no warning
 
 format: $(READY) ## Mend what ruff can mend.
 	$(BIN)/ruff check --fix .

@@ -25,7 +25,9 @@ def add(
     file: File,
     requests_per_minute: Annotated[int | None, typer.Option(help="Refuse more (429); without: no limit.")] = None,
     audio_seconds_per_day: Annotated[float | None, typer.Option(help="Refuse more (429); without: no limit.")] = None,
-    admin: Annotated[bool, typer.Option("--admin", help="Let it see and delete others' corrections, too.")] = False,
+    admin: Annotated[
+        bool, typer.Option("--admin", help="Let it move aliases, see and delete all corrections.")
+    ] = False,
 ) -> None:
     """Make a key and print it, this once: only its hash is kept.
 

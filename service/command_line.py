@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from registry import RegistryError
 from service.lookup import find_version, reason
 from service.settings import Settings
+from speech.machine import how_to_install
 
 if TYPE_CHECKING:
     from service.loading import Model
@@ -38,7 +39,7 @@ def read_settings(**given: Any) -> Settings:
         first = error.errors()[0]
         raise stop(f"{first['loc'][0]} (WHISPERLOOP_{str(first['loc'][0]).upper()}): {first['msg']}") from error
     except ImportError as error:
-        raise stop(f"{error}: install what the service needs: pip install 'whisperloop[service]'") from error
+        raise stop(f"{error}: install what the service needs: {how_to_install('service')}") from error
 
 
 def misspelt(environment: Iterable[str]) -> list[str]:

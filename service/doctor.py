@@ -68,7 +68,7 @@ def packages() -> Finding:
     """All that the `service` extra names is there."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        return Finding("Packages", "error", f"missing: {', '.join(missing)}", "pip install 'whisperloop[service]'")
+        return Finding("Packages", "error", f"missing: {', '.join(missing)}", machine.how_to_install("service"))
     return Finding("Packages", "ok", ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES))
 
 
@@ -90,7 +90,7 @@ def device(settings: Settings) -> Finding:
         return Finding("Device", "ok", f"CPU, {machine.cores()} cores")
     if count and not has_torch:
         state: machine.State = "error" if settings.device == "cuda" else "warning"
-        mend = "pip install 'whisperloop[service,gpu]'; until then the CPU computes"
+        mend = f"{machine.how_to_install('service,gpu')}; until then the CPU computes"
         return Finding("Device", state, f"{count} GPU, and no torch to drive it", mend)
     if count == 0:
         found = "no GPU that CUDA can use" + (", though nvidia-smi is here" if shutil.which("nvidia-smi") else "")
@@ -244,5 +244,5 @@ def console(settings: Settings) -> Finding:
     if not settings.console:
         return Finding("Console", "ok", "off, by WHISPERLOOP_CONSOLE")
     if not is_installed():
-        return Finding("Console", "warning", "Gradio is not installed", "pip install 'whisperloop[service,console]'")
+        return Finding("Console", "warning", "Gradio is not installed", machine.how_to_install("service,console"))
     return Finding("Console", "ok", "at /")

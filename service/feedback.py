@@ -120,6 +120,10 @@ class Deleted(BaseModel):
 router = APIRouter(prefix="/v1/feedback", tags=["corrections"])
 
 Languages = Annotated[str | None, Query(max_length=20, description="Only of this language, by Whisper's code.")]
+Since = Annotated[
+    float | None,
+    Query(ge=0, allow_inf_nan=False, description="Only what was changed since; in seconds since 1970."),
+]
 
 
 def prepare(app: FastAPI) -> None:
@@ -175,18 +179,19 @@ async def list_feedback(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     after: Annotated[str | None, Query(description="The last correction of the page before.")] = None,
     language: Languages = None,
+    since: Since = None,
 ) -> FeedbackList:
     """List corrections, the newest first."""
     store = await _store(request)
-    which = _which(request, language=language)
+    which = _which(request, language=language, since=since)
     page = await _in_thread(lambda: store.list(which, limit=limit, after=after))
     return FeedbackList(data=[_shown(row) for row in page.items], has_more=page.has_more)
 
 
 @router.get("/counts", responses=ERRORS)
-async def count_feedback(request: Request) -> FeedbackCounts:
+async def count_feedback(request: Request, since: Since = None) -> FeedbackCounts:
     """Say how much there is to learn from."""
-    store, which = await _store(request), _which(request)
+    store, which = await _store(request), _which(request, since=since)
     counts = await _in_thread(lambda: store.count(which))
     return FeedbackCounts(clips=counts.clips, seconds=round(counts.seconds, 2), by_language=counts.by_language)
 
@@ -376,7 +381,12 @@ def _key(request: Request) -> str:
 
 
 def _which(
-    request: Request, *, language: str | None = None, key: str | None = None, before: float | None = None
+    request: Request,
+    *,
+    language: str | None = None,
+    key: str | None = None,
+    before: float | None = None,
+    since: float | None = None,
 ) -> "Which":
     """Return what the caller may see of what it asks for: a key its own, an admin's and nobody's key all."""
     from corrections import Which
@@ -390,6 +400,7 @@ def _which(
         key=key,
         language=language,
         before=None if before is None else time.time() - before * SECONDS_A_DAY,
+        since=since,
     )
 
 

@@ -15,6 +15,8 @@ from fastapi import FastAPI
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from speech.machine import how_to_install
+
 logger = logging.getLogger("whisperloop.service")
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
@@ -78,7 +80,7 @@ def telemetry() -> Telemetry | None:
     try:
         return Telemetry()
     except ImportError as error:
-        logger.warning("no traces are sent: %s; pip install 'whisperloop[telemetry]'", error)
+        logger.warning("no traces are sent: %s; %s", error, how_to_install("service,telemetry"))
         return None
 
 

@@ -31,6 +31,11 @@ class Finding:
     mend: str = ""  # what to do about it
 
 
+def how_to_install(extras: str) -> str:
+    """Return what installs extras of Whisperloop, which is no package of an index."""
+    return f"pip install -e '.[{extras}]' in Whisperloop's folder"
+
+
 def look(checks: Sequence[Callable[[], Finding]]) -> list[Finding]:
     """Run checks; one that cannot even look says why, and the others are run."""
     findings = []
@@ -38,7 +43,7 @@ def look(checks: Sequence[Callable[[], Finding]]) -> list[Finding]:
         try:
             findings.append(check())
         except ImportError as error:
-            mend = "install it as the README has it: pip install 'whisperloop[service]', or [training]"
+            mend = f"make setup, or {how_to_install('service')} (training: its extra)"
             findings.append(Finding("Packages", "error", str(error), mend))
         except OSError as error:
             found = f"{error.filename or 'this machine'} cannot be looked at ({error.strerror})"

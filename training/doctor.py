@@ -69,7 +69,7 @@ def packages(installed: Callable[[str], str] = importlib.metadata.version) -> Fi
                 None, ["missing: " + ", ".join(missing) if missing else "", "too old: " + ", ".join(old) if old else ""]
             )
         )
-        return Finding("Packages", "error", found, "pip install 'whisperloop[training]', or make setup")
+        return Finding("Packages", "error", found, f"make setup, or {machine.how_to_install('training')}")
     return Finding("Packages", "ok", ", ".join(f"{name} {installed(name)}" for name in OLDEST))
 
 

@@ -6,11 +6,15 @@ operator's that are read as data; they hold no word of what was said.
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from html import escape
 from pathlib import Path
 from typing import Any
 
 SHOWN_REPORTS = 20
+
+LEARNED = frozenset({"promoted", "candidate", "refused", "undecided"})
+"""Retrainings that came so far as to learn: the next waits for what was corrected since they began."""
 
 
 def read_reports(folder: Path) -> list[dict[str, Any]]:
@@ -31,14 +35,34 @@ def read_reports(folder: Path) -> list[dict[str, Any]]:
     return sorted(found, key=lambda report: str(report.get("started_at")), reverse=True)[:SHOWN_REPORTS]
 
 
-def show_counts(counts: Mapping[str, Any]) -> str:
-    """Return how much there is."""
-    if not counts["clips"]:
+def learned_at(reports: Sequence[Mapping[str, Any]]) -> float | None:
+    """Return when the last retraining that learned began, in seconds since 1970; None if none did."""
+    begun = []
+    for report in reports:
+        try:
+            if report.get("result") in LEARNED:
+                begun.append(datetime.fromisoformat(str(report.get("started_at"))).timestamp())
+        except ValueError:
+            continue
+    return max(begun, default=None)
+
+
+def show_counts(waiting: Mapping[str, Any], kept: Mapping[str, Any]) -> str:
+    """Return how much there is: since the last retraining that learned, and in all."""
+    if not kept["clips"]:
         return "<p>Nothing was corrected yet: correct a transcript, and it is listed here.</p>"
+    if not waiting["clips"]:
+        return f"<p>Nothing: no clip was corrected since the last retraining. {_clips(kept)} in all.</p>"
+    return f"<p><b>{_clips(waiting)}</b>, {_more(waiting)}; {_clips(kept)} in all.</p>"
+
+
+def _clips(counts: Mapping[str, Any]) -> str:
+    return "1 clip" if counts["clips"] == 1 else f"{counts['clips']} clips"
+
+
+def _more(counts: Mapping[str, Any]) -> str:
     languages = ", ".join(f"{escape(name)}: {count}" for name, count in counts["by_language"].items())
-    minutes = counts["seconds"] / 60
-    clips = "1 clip" if counts["clips"] == 1 else f"{counts['clips']} clips"
-    return f"<p><b>{clips}</b>, {minutes:.1f} minutes ({languages}).</p>"
+    return f"{counts['seconds'] / 60:.1f} minutes ({languages})"
 
 
 def show_corrections(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -30,6 +30,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.errors import ApiError
 from service.loading import step_back
 from service.request import read_small_body
+from speech.machine import how_to_install
 
 logger = logging.getLogger("whisperloop.service")
 
@@ -263,7 +264,7 @@ WAIT = (
 )
 NOT_INSTALLED = (
     "<p>The console needs Gradio, which is not installed here. Install the extra and start again:</p>"
-    "<pre>pip install 'whisperloop[service,console]'</pre>"
+    f"<pre>{how_to_install('service,console')}</pre>"
     '<p>The API works without: <a href="/docs">/docs</a>.</p>'
 )
 FAILED = '<p>The console could not be made; the service\'s log says why. The API works: <a href="/docs">/docs</a>.</p>'

@@ -284,7 +284,7 @@ async def _whole(caller: Caller, name: str, content: bytes, ref: str) -> dict[st
     return event
 
 
-def _compare_tab(service: FastAPI, page: Any, votes: compare.Votes) -> None:
+def _compare_tab(service: FastAPI, page: Any, votes: compare.Votes) -> None:  # noqa: PLR0915 - a page reads top to bottom
     order = gr.State(None, time_to_live=STATE_SECONDS)
     clip = gr.Audio(
         sources=["upload", "microphone"],
@@ -309,7 +309,8 @@ def _compare_tab(service: FastAPI, page: Any, votes: compare.Votes) -> None:
             about = await caller.get("/version")
         except ServiceError:
             return gr.update(), ""
-        served = [one for one in (about["model"], *(beside["model"] for beside in about["beside"])) if one]
+        found = [about["model"], *(one["model"] for one in about["beside"] if one["role"] != "shadow")]
+        served = [one for one in found if one]  # a shadow answers nobody
         try:
             cards = (await caller.get(f"/v1/models/{served[0]['name']}/versions"))["data"] if served else []
         except ServiceError:
@@ -334,12 +335,12 @@ def _compare_tab(service: FastAPI, page: Any, votes: compare.Votes) -> None:
                 answers.append(await _whole(_caller(service, request), name, content, ref))
                 yield compare.show_answers(answers, names[: len(answers)], blind=blind), hidden, hidden, None, ""
         except ServiceError as error:
-            yield _said(error), hidden, hidden, None, ""
+            heard = compare.show_answers(answers, names[: len(answers)], blind=blind) if answers else ""
+            yield heard + _said(error), hidden, hidden, None, ""
             return
-        may_vote = gr.update(visible=blind)
         ballot = gr.update(choices=[*names, compare.SAME], value=None, visible=blind)
         shown = compare.show_answers(answers, names, blind=blind)
-        yield shown, ballot, may_vote, chosen if blind else None, ""
+        yield shown, ballot, gr.update(visible=blind), chosen if blind else None, ""
 
     async def count(order: list[str] | None, vote: str | None) -> tuple[Any, ...]:
         if not order or not vote:
@@ -448,13 +449,15 @@ def _learning_tab(service: FastAPI, page: Any, tab: Any) -> None:
 
     async def look(request: gr.Request) -> tuple[str, str]:
         caller = _caller(service, request)
+        found = await asyncio.to_thread(learning.read_reports, service.state.settings.console_reports)
+        since = learning.learned_at(found) or 0.0
         try:
-            counts = await caller.get("/v1/feedback/counts")
-            rows = (await caller.get("/v1/feedback", limit=20))["data"]
-            shown = learning.show_counts(counts) + learning.show_corrections(rows)
+            kept = await caller.get("/v1/feedback/counts")
+            counts = await caller.get("/v1/feedback/counts", since=since)
+            rows = (await caller.get("/v1/feedback", limit=20, since=since))["data"]
+            shown = learning.show_counts(counts, kept) + learning.show_corrections(rows)
         except ServiceError as error:
             shown = _said(error)
-        found = await asyncio.to_thread(learning.read_reports, service.state.settings.console_reports)
         return f"<h2>Waiting to be learned</h2>{shown}", f"<h2>Retrainings</h2>{learning.show_reports(found)}"
 
     for event in (page.load, tab.select, again.click):

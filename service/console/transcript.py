@@ -135,8 +135,8 @@ def parts(answer: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def language(answer: dict[str, Any], chosen: str | None) -> str | None:
-    """Return the language that is spoken: the one that was heard or, where nothing was, the one that was chosen."""
-    return answer["language"] or chosen
+    """Return the language that is spoken: the one that was chosen, for whoever corrects knows, else what was heard."""
+    return chosen or answer["language"]
 
 
 def part(answer: Mapping[str, Any], value: str) -> tuple[str, dict[str, str]]:

@@ -108,7 +108,8 @@ class Run:
         told = self.build("prometheus")
         image = f"whisperloop/prometheus:{self.engine.tag}"
         self.engine.docker(
-            "run", "--rm", "--entrypoint", "promtool", image, "check", "config", "/etc/whisperloop/prometheus.yml"
+            *("run", "--rm", "--entrypoint", "sh", image, "-c"),
+            "touch /run/whisperloop/key && promtool check config /etc/whisperloop/prometheus.yml",
         )
         return told
 
@@ -249,6 +250,30 @@ class Run:
         assert {rule["health"] for group in rules for rule in group["rules"]} <= {"ok", "unknown"}
         series = asked('{job="whisperloop"}')
         return f"{sum(len(group['rules']) for group in rules)} alerts, {len(series)} series"
+
+    def keys(self):
+        """A key is made in a container; then the service wants one, and Prometheus has it."""
+        file = {"WHISPERLOOP_KEYS": "/data/service/keys.jsonl"}
+        key = self.engine.compose("run", "--rm", "-T", "service", "keys", "add", "prometheus", **file).split()[-1]
+        options = ("--profile", "monitoring", "up", "--detach", "--no-build", "service", "prometheus")
+        try:
+            self.engine.compose(*options, **file)
+            self.wait_ready()
+            assert httpx.get(f"{self.address}/metrics").status_code == httpx.codes.UNAUTHORIZED
+            wait_until(lambda: self.up() == "0", 90)
+            self.engine.compose(*options, **file, PROMETHEUS_KEY=key)
+            wait_until(lambda: self.up() == "1", 90)
+        finally:
+            self.engine.compose(*options)
+            self.wait_ready()
+
+    def up(self):
+        """Return whether Prometheus has the service's metrics: "1", "0" or nothing yet."""
+        with contextlib.suppress(httpx.HTTPError):
+            address = "http://" + self.engine.settings["PROMETHEUS_ADDRESS"]
+            found = httpx.get(f"{address}/api/v1/query", params={"query": 'up{job="whisperloop"}'}).json()
+            return found["data"]["result"][0]["value"][1] if found["data"]["result"] else None
+        return None
 
     def postgres(self):
         """PostgreSQL asks for a password, makes its database, and keeps what was written over a restart."""
@@ -469,6 +494,7 @@ def main():
             steps(run.stopped_in_order)
             steps(run.prometheus_image)
             steps(run.prometheus)
+            steps(run.keys)
             steps(run.postgres_image)
             steps(run.postgres)
             steps(run.corrections_in_postgres)

@@ -1,6 +1,7 @@
 """The real base model, real speech and a real server; what is downloaded is kept in `runs/`, as the demo keeps it."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,24 @@ def one_at_a_time():
     """Return a lock for what the tests of several workers would download or install at once."""
     RUNS.mkdir(exist_ok=True)
     return FileLock(RUNS / ".lock")
+
+
+@pytest.fixture(scope="session")
+def from_debian(one_at_a_time):
+    """Return a function that finds what Debian's packages have; in CI they are installed, elsewhere it skips a test."""
+
+    def get(find, *packages):
+        with one_at_a_time:
+            found = find()
+            if not found and os.environ.get("CI") and shutil.which("apt-get") and os.geteuid() == 0:
+                subprocess.run(["apt-get", "update", "-qq"], check=True)
+                subprocess.run(["apt-get", "install", "-qq", "-y", "--no-install-recommends", *packages], check=True)
+                found = find()
+        if not found:
+            pytest.skip(f"not on this machine: apt-get install {' '.join(packages)}")
+        return found
+
+    return get
 
 
 @pytest.fixture(scope="session")

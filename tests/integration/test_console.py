@@ -25,11 +25,8 @@ from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
-pytestmark = [
-    pytest.mark.skipif(not shutil.which("chromedriver"), reason="there is no chromium-driver here"),
-    # What selenium leaves to the collector is its own.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+# What selenium leaves to the collector is its own.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 PICTURES = Path(os.environ.get("PICTURES", "runs/console"))
 """PICTURES=docs/console renews those of the documentation."""
@@ -105,8 +102,9 @@ def spoken(italian, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def browser(spoken):
+def browser(spoken, from_debian):
     """Drive a headless Chromium that logs what it asks for, with a microphone that hears a clip."""
+    driven_by = from_debian(lambda: shutil.which("chromedriver"), "chromium", "chromium-driver")
     options = webdriver.ChromeOptions()
     options.add_argument("--use-fake-ui-for-media-stream")
     options.add_argument("--use-fake-device-for-media-stream")
@@ -116,7 +114,7 @@ def browser(spoken):
     for argument in ("--disable-background-networking", "--disable-component-update", "--no-first-run"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(driven_by))
     yield driver
     driver.quit()
 

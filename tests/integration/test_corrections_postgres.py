@@ -16,23 +16,11 @@ from tests.corrections_store import StorePromises
 USER = "nobody"  # PostgreSQL does not run as root
 
 
-def find_server():
-    """Return the folder of Debian's binaries; in CI it is installed if need be, elsewhere its tests are skipped."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if not found and os.environ.get("CI") and shutil.which("apt-get") and os.geteuid() == 0:
-        subprocess.run(["apt-get", "update", "-qq"], check=True)
-        subprocess.run(["apt-get", "install", "-qq", "-y", "--no-install-recommends", "postgresql"], check=True)
-        found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if not found:
-        pytest.skip("no PostgreSQL on this machine: apt-get install postgresql")
-    return found[-1].parent
-
-
 @pytest.fixture(scope="module")
-def server(tmp_path_factory, free_port, one_at_a_time):
+def server(tmp_path_factory, free_port, from_debian):
     """Start a server of our own, and return its address without a database's name."""
-    with one_at_a_time:
-        binaries, folder = find_server(), tmp_path_factory.mktemp("postgres")
+    binaries = from_debian(lambda: sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")), "postgresql")[-1].parent
+    folder = tmp_path_factory.mktemp("postgres")
     as_user = ["setpriv", f"--reuid={USER}", "--clear-groups"] if os.geteuid() == 0 else []
     if as_user:
         for path in (folder, *list(folder.parents)[: len(folder.parents) - 2]):

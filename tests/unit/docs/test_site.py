@@ -23,13 +23,13 @@ pytestmark = pytest.mark.skipif(shutil.which("mkdocs", path=PROGRAMS) is None, r
 def site(tmp_path_factory):
     """Return the built site."""
     target = tmp_path_factory.mktemp("site")
-    command = [str(PROGRAMS / "mkdocs"), "build", "--strict", "--quiet", "--site-dir", str(target)]
+    command = [str(PROGRAMS / "mkdocs"), "build", "--strict", "--site-dir", str(target)]
     subprocess.run(command, cwd=ROOT, check=True, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"})
     return target
 
 
 def test_every_page_is_in_the_site(site):
-    """A page of docs/ that the navigation forgot would be found by nobody."""
+    """A page of docs/ that the navigation forgot would be found by nobody: it is a warning, and warnings are errors."""
     for page in (ROOT / "docs").rglob("*.md"):
         name = page.relative_to(ROOT / "docs")
         built = name.parent / "index.html" if name.name == "README.md" else name.with_suffix(".html")

@@ -2,6 +2,7 @@
 
 import json
 import random
+from datetime import datetime
 
 import pytest
 
@@ -195,6 +196,30 @@ def test_reports_are_read_and_escaped(tmp_path):
     assert learning.read_reports(tmp_path / "nowhere") == []
 
 
+def test_what_waits_is_what_came_since_the_last_retraining():
+    """One that learned, whatever became of it; one that failed or found nothing new took nothing away."""
+    begun = "2026-01-02T00:00:00Z"
+    reports = [
+        {"result": "failed", "started_at": "2026-01-03T00:00:00Z"},
+        {"result": "refused", "started_at": begun},
+        {"result": "promoted", "started_at": "2026-01-01T00:00:00Z"},
+        {"result": "promoted", "started_at": "once"},
+    ]
+    assert learning.learned_at(reports) == datetime.fromisoformat(begun).timestamp()
+    assert learning.learned_at(reports[:1]) is None
+
+
+def test_what_waits_and_what_is_kept_are_told_apart():
+    """After a retraining, nothing waits, and all is still there."""
+    none, one = {"clips": 0, "seconds": 0.0, "by_language": {}}, {"clips": 1, "seconds": 6.0, "by_language": {"it": 1}}
+    many = {"clips": 7, "seconds": 60.0, "by_language": {"it": 7}}
+    assert "Nothing was corrected yet" in learning.show_counts(none, none)
+    assert learning.show_counts(none, many) == (
+        "<p>Nothing: no clip was corrected since the last retraining. 7 clips in all.</p>"
+    )
+    assert learning.show_counts(one, many) == "<p><b>1 clip</b>, 0.1 minutes (it: 1); 7 clips in all.</p>"
+
+
 @pytest.mark.parametrize(
     ("path", "is_ours"),
     [
@@ -235,7 +260,7 @@ async def test_without_gradio_it_says_what_to_install(make_app, serve, monkeypat
     """Where the extra is missing, / names it."""
     monkeypatch.setattr(mount, "is_installed", lambda: False)
     async with serve(make_app(console=True)) as client:
-        assert "whisperloop[service,console]" in (await client.get("/")).text
+        assert ".[service,console]" in (await client.get("/")).text
 
 
 @pytest.mark.anyio
@@ -287,8 +312,9 @@ async def test_the_console_asks_as_any_caller(make_app, serve, wav, tmp_path):
             [event async for event in caller.transcribe("a.wav", b"no audio", {})]
 
 
-def test_the_language_of_what_was_not_heard():
-    """Is the chosen one; with none, it is not known, and not English."""
+def test_the_language_of_a_correction():
+    """Is the one that was chosen, whatever was heard; with neither, it is not known, and not English."""
     assert transcript.language({"language": "it"}, None) == "it"
+    assert transcript.language({"language": "es"}, "it") == "it"
     assert transcript.language({"language": None}, "ru") == "ru"
     assert transcript.language({"language": None}, None) is None

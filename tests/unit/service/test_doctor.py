@@ -98,7 +98,7 @@ def test_a_gpu_without_torch(monkeypatch, wanted, state):
     monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: 1)
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda _: None)
     finding = doctor.device(Settings(device=wanted))
-    assert (finding.state, "whisperloop[service,gpu]" in finding.mend) == (state, True)
+    assert (finding.state, ".[service,gpu]" in finding.mend) == (state, True)
 
 
 def test_a_port_in_use():
@@ -183,7 +183,7 @@ def test_the_console(monkeypatch):
     assert doctor.console(Settings(console=True)).found == "at /"
     assert doctor.console(Settings(console=False)).found.startswith("off")
     monkeypatch.setattr("service.console.mount.importlib.util.find_spec", lambda _: None)
-    assert "whisperloop[service,console]" in doctor.console(Settings(console=True)).mend
+    assert ".[service,console]" in doctor.console(Settings(console=True)).mend
 
 
 def test_the_command(store):

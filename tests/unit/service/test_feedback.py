@@ -191,6 +191,19 @@ async def test_pages_and_counts(app, serve, wav):
         assert counts == {"clips": 3, "seconds": 3.3, "by_language": {"it": 2, "ru": 1}}
 
 
+async def test_what_was_corrected_since(app, serve, wav):
+    """Of a list and of counts, what is newer than the last retraining, by when it was last changed."""
+    async with serve(app) as client:
+        ids = [(await send(client, wav(1.0 + i / 10))).json()["id"] for i in range(2)]
+        with app.state.corrections._engine.begin() as connection:
+            connection.exec_driver_sql("update corrections set updated_at = 1000 where id = ?", (ids[0],))
+        since = {"params": {"since": 1001}}
+        assert [row["id"] for row in (await client.get("/v1/feedback", **since)).json()["data"]] == ids[1:]
+        assert (await client.get("/v1/feedback/counts", **since)).json()["clips"] == 1
+        refused = await client.get("/v1/feedback/counts?since=yesterday")
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "since")
+
+
 async def test_the_export_is_a_folder_to_train_on(app, serve, wav, tmp_path):
     """Unpacked, it is an audiofolder, which our own source reads."""
     async with serve(app) as client:

@@ -107,4 +107,4 @@ def test_without_the_packages_a_line_says_so(monkeypatch, caplog):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     assert telemetry() is None
-    assert "whisperloop[telemetry]" in caplog.text
+    assert ".[service,telemetry]" in caplog.text
