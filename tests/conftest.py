@@ -79,7 +79,6 @@ def _fill(name, array, generator, tokenizer):
     if name.endswith("embed_tokens.weight"):
         array = 0.5 * generator.standard_normal(array.shape)
         array[:, 0] = 0.0
-        array[tokenizer.timestamp_begin :, 0] = -30.0  # never chosen: see the last layer's norm
         return array
     if name.endswith("decoder.embed_positions.weight"):
         return generator.standard_normal(array.shape)

@@ -55,6 +55,7 @@ class CTranslate2Engine:
         self._model = model
         self._suppressed = list(config["suppress_ids"])
         self._suppressed_first = list(config["suppress_ids_begin"])
+        self._timestamps = range(tokenizer.timestamp_begin, tokenizer.timestamp_begin + N_TIMESTAMPS)
         self._max_batch = max_batch
         self.tokenizer = tokenizer
         self.context = context
@@ -122,6 +123,8 @@ class CTranslate2Engine:
             return_scores=True,
             return_no_speech_prob=True,
             return_logits_vocab=options.token_logprobs and options.beams == 1,
+            # -1: what the model suppresses. Told to write no timestamps, it still may, where little else is probable.
+            suppress_tokens=[-1, *(self._timestamps if options.without_timestamps else ())],
             # Its scores are those of temperature 1, whichever is sampled with.
             **({"sampling_topk": 0, "sampling_temperature": options.temperature} if options.temperature > 0 else {}),
         )
@@ -174,8 +177,9 @@ class CTranslate2Engine:
     ) -> list[list[float]]:
         """Return the log-probability of each token, as reading them again gives it: CTranslate2 keeps no beam's."""
         n_frames = encoded.shape[1]
+        added = self.tokenizer.no_timestamps  # by `align` itself
         read = {
-            tuple(prompt): self._model.align(encoded, list(prompt), tokens, n_frames)
+            tuple(prompt): self._model.align(encoded, [one for one in prompt if one != added], tokens, n_frames)
             for prompt in {tuple(prompt) for prompt in prompts}
         }
         return [
