@@ -131,7 +131,9 @@ class _Stream(StreamingResponse):
     """Server-sent events of some work, which ends with the response, however that ends."""
 
     def __init__(self, events: AsyncIterator[str], working: "asyncio.Task[Answer]", headers: dict[str, str]) -> None:
-        super().__init__(events, media_type="text/event-stream", headers=headers | {"Cache-Control": "no-cache"})
+        # The second is nginx's, which would keep all events until the last.
+        headers = headers | {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(events, media_type="text/event-stream", headers=headers)
         self._working = working
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -30,6 +30,7 @@ from service.shadow import Shadow
 from service.telemetry import add_telemetry, telemetry
 from service.transcribe import DECODE_THREADS
 from service.upload import MAX_TEXT_BYTES, Buffered
+from speech import vad
 
 logger = logging.getLogger("whisperloop.service")
 
@@ -60,7 +61,7 @@ def create_app(settings: Settings | None = None, *, load: Load | None = None) ->
     Raises:
         KeysError: the settings name a file of keys that cannot be used.
     """
-    settings = settings or Settings()
+    settings = _looked_at(settings or Settings())
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -135,6 +136,13 @@ def create_app(settings: Settings | None = None, *, load: Load | None = None) ->
     if console is not None:
         app.router.routes.append(ConsoleRoute(console))
     return app
+
+
+def _looked_at(settings: Settings) -> Settings:
+    """Say what of the settings cannot be had here."""
+    if settings.vad and not vad.is_available():
+        logger.warning("Silero's voice detector is not installed: of noise and music, words may be made up")
+    return settings
 
 
 async def _do_jobs(app: FastAPI, settings: Settings) -> None:

@@ -75,7 +75,7 @@ def transcribe(
 
     What is done already is left out: after an interruption, the same command goes on. A file that cannot be
     transcribed does not stop the others, and of one that is cut off or damaged, what can be heard is written; the exit
-    status is 1 if there is one of these.
+    status is 1 if there is one of these, also the next time.
 
     For example:
 
@@ -137,7 +137,7 @@ def transcribe(
                             text = on_disk.render(
                                 outcome.transcription, name, loaded.version.ref, layout, outcome.fault
                             )
-                            _put(text, path)
+                            _put(text, path, partly_of=one.path if outcome.fault else None)
                     report.add(one, outcome, list(places[one].values()))
         except KeyboardInterrupt:
             report.say(f"stopped with {report.done} of {len(to_do)} done; the same command goes on with the rest")
@@ -167,14 +167,14 @@ def _check_formats(asked: list[str]) -> list[str]:
     return list(FORMATS) if "all" in asked else list(dict.fromkeys(asked))
 
 
-def _put(text: str, path: Path) -> None:
+def _put(text: str, path: Path, *, partly_of: Path | None) -> None:
     from service.files import STDIN, write
 
     if str(path) == STDIN:
         sys.stdout.write(text)
         return
     try:
-        write(path, text)
+        write(path, text, partly_of=partly_of)
     except OSError as error:  # a full disk will not do for the next file either
         raise stop(f"cannot write {path}: {error.strerror}") from error
 

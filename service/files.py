@@ -137,12 +137,21 @@ def is_done(one: Input, paths: Sequence[Path]) -> bool:
     return all(path.is_file() and path.stat().st_mtime >= changed for path in paths)
 
 
-def write(path: Path, text: str) -> None:
-    """Write a file that is never seen half, whatever ends the program."""
+def write(path: Path, text: str, *, partly_of: Path | None = None) -> None:
+    """Write a file that is never seen half, whatever ends the program.
+
+    Args:
+        path: is replaced.
+        text: what it holds then.
+        partly_of: the file that the transcript is not the whole of: it is dated before it, so it is not done.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         partial.write_text(text, encoding="utf-8", newline="\n")
+        if partly_of is not None:
+            before = partly_of.stat().st_mtime - 1
+            os.utime(partial, (before, before))
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

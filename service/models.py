@@ -34,6 +34,11 @@ logger = logging.getLogger("whisperloop.service")
 WHISPER_1 = "whisper-1"
 """OpenAI's name for Whisper; here it is whatever is served."""
 
+RETRY_S = 10.0
+MAX_RETRY_S = 600.0
+"""While nothing answers, the model is tried again after so long, then after twice that: memory, a disk or the Hub may
+come back, and whoever asks /health/live would see nothing to restart."""
+
 Role = Literal["main", "canary", "also", "shadow"]
 """The model itself; what takes a share of its requests; what answers those that name it; what transcribes copies."""
 
@@ -89,6 +94,8 @@ class Models:
         self._leaving: list[Loaded] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._tuning: asyncio.Task[None] | None = None
+        self._retry_s = RETRY_S
+        self._retry_at: float | None = None  # by the loop's clock
         self._looking = asyncio.Lock()
         self._then: Callable[[], None] | None = None
 
@@ -173,7 +180,7 @@ class Models:
     # Who comes and goes.
 
     async def watch(self, then: Callable[[], None] = lambda: None) -> None:
-        """Load what is named, then follow the aliases; returns if nothing can ever move.
+        """Load what is named, then follow the aliases; returns if it is loaded and nothing can ever move.
 
         Args:
             then: called once, when the model answers or is known not to: before those beside it are loaded.
@@ -181,8 +188,9 @@ class Models:
         self._then = then
         await self._look_once_more()
         self._begin()
-        while self._settings.watch_seconds and is_alias(self._settings.model):
-            await asyncio.sleep(self._settings.watch_seconds)
+        follows = self._settings.watch_seconds > 0 and is_alias(self._settings.model)
+        while follows or self._retry_at is not None:
+            await asyncio.sleep(self._settings.watch_seconds if follows else 0.1 * self._retry_s)
             await self._look_once_more()
 
     def _begin(self) -> None:
@@ -231,7 +239,7 @@ class Models:
         serves_already = wanted is not None and isinstance(main, Loaded) and wanted.ref == main.version.ref
         if serves_already and place.role in {"canary", "shadow"}:
             wanted = None  # there is nothing to compare
-        if place in self._followed and self._followed[place] == wanted:
+        if place in self._followed and self._followed[place] == wanted and not self._is_to_be_retried(place):
             return
         self._followed[place] = wanted
         self._refused.pop(place, None)
@@ -243,6 +251,11 @@ class Models:
             self._answer(place, loaded)
         else:
             await self._load_for(place, wanted)
+
+    def _is_to_be_retried(self, place: Place) -> bool:
+        return (
+            place.role == "main" and self._retry_at is not None and asyncio.get_running_loop().time() >= self._retry_at
+        )
 
     def _find(self, place: Place, wanted: Target) -> Loaded | None:
         """Return the version if it is loaded; the shadow's engine steps back for others, so nobody shares it."""
@@ -284,6 +297,8 @@ class Models:
         else:
             self._answering[place] = model
             self._metrics.swapped(place.ref, "served")
+            if place.role == "main":
+                self._retry_at = None
         now = f"{model.version.ref} with {model.version.engine}" if model else "nobody"
         logger.info("%s: %s for %s", "swapped" if before else "ready", now, place.ref)
         self._tell()
@@ -301,6 +316,11 @@ class Models:
         self._refused[place] = Refused(place.ref, ref, why, datetime.now(UTC))
         if place.role == "main" and not isinstance(self.main, Loaded):
             self._not_ready = NotReady(why)
+            # What was tried and does not work will not work the next time.
+            self._retry_at = (
+                None if isinstance(error, SmokeError) else asyncio.get_running_loop().time() + self._retry_s
+            )
+            self._retry_s = min(2 * self._retry_s, MAX_RETRY_S)
         goes_on = self._answering.get(place)
         self._metrics.swapped(place.ref, "refused")
         logger.error(

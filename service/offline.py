@@ -3,11 +3,13 @@
 What is a file is `service.files`' business, and what is a transcript `speech.transcribe`'s.
 """
 
-import io
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,10 +56,15 @@ def transcripts(
     together: dict[Input, tuple[Audio, AudioError | None]] = {}
     for one in inputs:
         try:
-            if one.path is not None and declared_seconds(one.path) > TOGETHER_S:
+            if one.path is None:
+                with tempfile.TemporaryFile() as file:  # most containers cannot be read without going back
+                    shutil.copyfileobj(sys.stdin.buffer, file)
+                    yield one, _long(engine, one, file, options, on_progress)
+                continue
+            if not 0 < declared_seconds(one.path) <= TOGETHER_S:  # 0: its header does not say
                 yield one, _long(engine, one, one.path, options, on_progress)
                 continue
-            together[one] = _read(io.BytesIO(sys.stdin.buffer.read()) if one.path is None else one.path)
+            together[one] = _read(one.path)
         except (AudioError, EngineError, OSError) as error:
             yield one, error
         if sum(audio.size for audio, _ in together.values()) >= TOGETHER_S * SAMPLE_RATE * engine.concurrency:
@@ -67,7 +74,7 @@ def transcripts(
         yield from _decode(engine, together, options)
 
 
-def _read(source: Path | io.BytesIO) -> tuple[Audio, AudioError | None]:
+def _read(source: Path) -> tuple[Audio, AudioError | None]:
     """Return what can be heard of a file, and why the rest cannot."""
     faults: list[AudioError] = []
     blocks = list(until_damage(stream_audio(source), faults.append))
@@ -75,11 +82,15 @@ def _read(source: Path | io.BytesIO) -> tuple[Audio, AudioError | None]:
 
 
 def _long(
-    engine: Engine, one: Input, path: Path, options: Options, on_progress: Callable[[Input, float], None]
+    engine: Engine,
+    one: Input,
+    source: Path | BinaryIO,
+    options: Options,
+    on_progress: Callable[[Input, float], None],
 ) -> Heard:
     """Transcribe a file while it is decoded."""
     faults: list[AudioError] = []
-    blocks = until_damage(stream_audio(path), faults.append)
+    blocks = until_damage(stream_audio(source), faults.append)
     said = transcribe(engine, blocks, options, lambda added: on_progress(one, added.seconds))
     return Heard(said, faults[0] if faults else None)
 

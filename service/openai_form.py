@@ -15,6 +15,7 @@ from service.forms import File, gather, refusal
 from service.settings import Settings
 from service.state import Loaded
 from service.upload import MAX_FILES
+from speech import vad
 from speech.engine import MAX_PROMPT_TOKENS
 from speech.guard import Guard
 from speech.subtitles import DEFAULT as LAYOUT
@@ -330,8 +331,10 @@ def options_of(asked: Asked, model: Loaded, settings: Settings, *, task: Task) -
     if len(tokens) > MAX_PROMPT_TOKENS:
         message = f"prompt: only the last {MAX_PROMPT_TOKENS} tokens of keywords and prompt together have an effect."
         asked = _warned(asked, "prompt", message, strict=settings.strict)
-    if "vad" in asked.given and isinstance(form, TranscribeForm) and form.vad and not settings.vad:
-        message = "vad: the voice detector is switched off here; only what is silent is left out."
+    is_here = settings.vad and vad.is_available()
+    if "vad" in asked.given and isinstance(form, TranscribeForm) and form.vad and not is_here:
+        why = "not installed" if settings.vad else "switched off"
+        message = f"vad: the voice detector is {why} here; only what is silent is left out."
         asked = _warned(asked, "vad", message, strict=settings.strict)
     timed = asked.response_format in {"srt", "vtt", "tsv", "verbose_json"} or (
         isinstance(form, TranscribeForm) and "timestamp_granularities" in asked.given

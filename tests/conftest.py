@@ -74,7 +74,7 @@ class Tiny:
     export: Path  # CTranslate2, float32
 
 
-def _fill(name, array, generator, tokenizer):
+def _fill(name, array, generator):
     """Weights wide enough that each token depends on the audio and on the tokens before it."""
     if name.endswith("embed_tokens.weight"):
         array = 0.5 * generator.standard_normal(array.shape)
@@ -116,7 +116,7 @@ def tiny(tmp_path_factory, tokenizer_folder, tokenizer):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name != "model.encoder.embed_positions.weight":
-                parameter.copy_(torch.from_numpy(_fill(name, parameter.numpy(), generator, tokenizer)))
+                parameter.copy_(torch.from_numpy(_fill(name, parameter.numpy(), generator)))
     model.save_pretrained(folder)
     shapes = {name: tuple(array.shape) for name, array in model.state_dict().items()}
     write_configs(folder, shapes, tokenizer, heads=(2, 2), dtype="float32", generation=GENERATION)

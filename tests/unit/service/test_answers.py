@@ -371,3 +371,19 @@ async def test_noise_is_no_speech(make_app, serve, wav, noise, engine):
         assert "switched off" in body["warnings"][0]
         detected = await post(client, wav(noise(5)), "/detect-language", vad="true")
         assert "switched off" in detected.headers["x-whisperloop-warnings"]
+
+
+@pytest.mark.parametrize(
+    ("installed", "wanted", "why"), [(False, True, "not installed"), (True, False, "switched off")]
+)
+async def test_a_voice_detector_that_is_not_here_is_missed(
+    make_app, serve, wav, monkeypatch, caplog, installed, wanted, why
+):
+    """Who asks for it is told so; who runs the service, if it was never switched off. Linux on Arm has no wheel."""
+    monkeypatch.setattr("speech.vad.is_available", lambda: installed)
+    async with serve(make_app(vad=wanted)) as client:
+        asked = (await post(client, wav(1), vad="true")).json()
+        silent = (await post(client, wav(1))).json()
+    assert [warning for warning in asked["warnings"] if why in warning]
+    assert silent["warnings"] == []
+    assert ("not installed" in caplog.text) == (not installed)

@@ -126,7 +126,7 @@ def test_a_bad_file_does_not_end_the_run(run, tmp_path):
 
 @pytest.mark.parametrize("together_s", [160.0, 0.5], ids=["short", "long"])
 def test_what_can_be_heard_of_a_damaged_file_is_written(run, tmp_path, wav, monkeypatch, together_s):
-    """With a line that says what is missing, and exit status 1; the same command does not do it again."""
+    """With a line that says what is missing, and exit status 1, also the next time: a script that tries again knows."""
     monkeypatch.setattr(service.offline, "TOGETHER_S", together_s)
     (tmp_path / "cut.wav").write_bytes(wav(4.0)[: 44 + 2 * 2 * 16_000])
     result = run("cut.wav", "-f", "text", "-f", "json")
@@ -138,7 +138,14 @@ def test_what_can_be_heard_of_a_damaged_file_is_written(run, tmp_path, wav, monk
     assert line.endswith("What could be heard: 2.0 s → cut.txt, cut.json")
     assert summary.startswith("0 done, 2.0 s in ")
     assert summary.endswith("; 1 failed")
+    again = run("cut.wav", "-f", "text", "-f", "json")
+    assert (again.exit_code, again.stderr.splitlines()[0]) == (1, line)
+    whole = tmp_path / "cut.wav"
+    whole.write_bytes(wav(4.0))
     assert run("cut.wav", "-f", "text", "-f", "json").exit_code == 0
+    assert run("cut.wav", "-f", "text", "-f", "json").stderr.splitlines() == [
+        "1 of 1 done already; --overwrite does them again"
+    ]
 
 
 def test_a_window_that_cannot_be_decoded_harms_its_file_only(run, tmp_path, engine):

@@ -14,6 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import service.loading
+import service.models
 from registry import Registry
 from service.app import create_app
 from service.models import Place, falls_into, places
@@ -304,6 +305,43 @@ async def test_a_model_that_comes_later_is_loaded(publish, make, serve, wav):
             while (await client.get("/health/ready")).status_code != 200:  # noqa: ASYNC110
                 await anyio.sleep(0.005)
         assert (await post(client, wav)).json()["model"] == first.ref
+
+
+@pytest.mark.parametrize("watch_seconds", [0, 0.01])
+async def test_a_start_that_failed_is_tried_again(
+    publish, make, serve, wav, monkeypatch, until, engines, watch_seconds
+):
+    """Memory comes back, or a disk, or the Hub; the process lives, so nobody would restart it."""
+    monkeypatch.setattr(service.models, "RETRY_S", 0.02)
+    load, tries = service.loading.load_engine, []
+
+    def fail_twice(*arguments, **options):
+        tries.append(1)
+        if len(tries) < 3:
+            raise MemoryError
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(service.loading, "load_engine", fail_twice)
+    publish("first", "production")
+    app = make(watch_seconds=watch_seconds)
+    async with serve(app, wait=False) as client:
+        await until(lambda: engines and app.state.models.serving)
+        assert (await post(client, wav)).status_code == 200
+        assert len(tries) == 3
+
+
+@pytest.mark.usefixtures("engines")
+async def test_what_was_tried_and_does_not_work_is_not_tried_again(publish, make, serve, monkeypatch, until):
+    """Its bytes are the same the next time."""
+    monkeypatch.setattr(service.models, "RETRY_S", 0.02)
+    load, tries = service.loading.load_engine, []
+    monkeypatch.setattr(service.loading, "load_engine", lambda *a, **o: tries.append(1) or load(*a, **o))
+    publish("first", "production", smoke="something else")
+    app = make(watch_seconds=0.01)
+    async with serve(app, wait=False):
+        await until(lambda: app.state.models.refused)
+        await anyio.sleep(0.2)
+        assert len(tries) == 1
 
 
 async def test_a_fixed_version_is_not_left(publish, make, serve):

@@ -185,7 +185,11 @@ def test_greedy_equals_transformers_generate(reference, chirp, tokenizer):
         timestamps = range(tokenizer.timestamp_begin, reference.config.vocab_size)
         expected = reference.generate(
             features,
-            **{"language": "it", "task": "transcribe", "max_new_tokens": FEW, "num_beams": 1, "do_sample": False},
+            language="it",
+            task="transcribe",
+            max_new_tokens=FEW,
+            num_beams=1,
+            do_sample=False,
             suppress_tokens=[*reference.generation_config.suppress_tokens, *timestamps],
         ).tolist()
     for hypothesis, row in zip(found, expected, strict=True):
