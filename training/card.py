@@ -81,7 +81,7 @@ bootstrap intervals, decoded greedily by the engine that serves:
 |---|--:|---|---|---|---|
 {scores}
 
-Other languages and other kinds of speech were not measured.
+{_beyond(config)}
 
 ## Data
 
@@ -193,6 +193,14 @@ def _dataset(config: TrainingConfig, language: str, test: Sequence[Utterance]) -
         "dataset_split": "test",
         "dataset_args": args,
     }
+
+
+def _beyond(config: TrainingConfig) -> str:
+    if config.guards:
+        return (
+            f"Whether other speech became worse was looked at by the gate: `python -m registry verdicts {config.name}`."
+        )
+    return "Other languages and other kinds of speech were not measured."
 
 
 def _rehearsed(replay: Sequence[Utterance]) -> str:

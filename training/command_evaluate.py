@@ -125,11 +125,11 @@ def summary(measured: "Measured") -> dict[str, float | int | None]:
 
     parts = [part for one in measured.long_form for part in one.parts]
     edges = [e for part in parts for e in (part.start_error_s, part.end_error_s) if e is not None]
-    figures: dict[str, float | int | None] = {
-        f"long_form_error_rate_{one.language}": sum(p.errors for p in one.parts)
-        / max(1, sum(p.reference for p in one.parts))
-        for one in measured.long_form
-    }
+    figures: dict[str, float | int | None] = {}
+    for language in dict.fromkeys(one.language for one in measured.long_form):
+        here = [part for one in measured.long_form if one.language == language for part in one.parts]
+        rate = sum(part.errors for part in here) / max(1, sum(part.reference for part in here))
+        figures[f"long_form_error_rate_{language}"] = rate
     said = len(measured.detections)
     others = {
         f"error_rate_of_guard_{name}": corpus_rate([h.errors for h in heard]) for name, heard in measured.guards.items()

@@ -54,10 +54,12 @@ def lint_command(
     check_codes(accept or [])
     # Seconds to import: not for --help, nor for a typing error.
     from speech.tokens import WhisperTokenizer
+    from training.learning_rate import unusual
     from training.lint.cost import estimate, time_steps
     from training.lint.gather import gather
     from training.lint.lint import lint
     from training.lint.page import cost_line, write_page
+    from training.lint.report import finding
     from training.run import resolve_base
 
     shell = Shell()
@@ -67,6 +69,7 @@ def lint_command(
         store.verify(version)
         tokenizer = WhisperTokenizer.from_folder(version.path)
         data = gather(settings, manifest, tokenizer, runs / "data")
+        odd = [] if manifest or (said := unusual(settings, version.path)) is None else [said]
         report = lint(
             data.utterances,
             data.dropped,
@@ -77,7 +80,7 @@ def lint_command(
             listen_to=listen_to,
             detect=detect,
             accept=accept or (),
-            more=data.findings,
+            more=[*data.findings, *(finding("unusual_learning_rate", more=one) for one in odd)],
             seed=settings.seed,
             progress=shell.progress,
         )

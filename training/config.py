@@ -90,7 +90,8 @@ class TrainingConfig(Section):
     test_clips: Annotated[int, Field(ge=1)] | None = None
     """Held-out clips a language, for the gate; a fifth of those without a split and at most 96 if not said."""
     dev_clips: Annotated[int, Field(ge=1)] | None = None
-    """Clips a language for choices during training; a twentieth and at most 24 if not said."""
+    """Clips a language for choices during training; a twentieth and at most 24 if not said. Of a dev set that is given,
+    so many are taken, or 100 if not said: all are heard at every evaluation."""
 
     learning_rate: Positive = 1e-5
     """Peak, reached after the warm-up, then falling linearly to zero."""

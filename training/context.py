@@ -14,7 +14,7 @@ from speech.context import ElasticContext
 from speech.engine import Engine
 from speech.scores import corpus_rate, difference_interval
 from training.data.manifest import Utterance
-from training.evaluate import Hypothesis, transcribe_utterances
+from training.evaluate import Hypothesis, blocks_of, transcribe_utterances
 from training.gate import Bounds
 
 MARGINS = (32, 64, 96, 128)
@@ -148,7 +148,7 @@ def try_margin(
 def cost_of(full: Sequence[Hypothesis], elastic: Sequence[Hypothesis], seed: int) -> Cost:
     """Compare what was heard in the same clips at 30 s and at a margin."""
     theirs, ours = [heard.errors for heard in full], [heard.errors for heard in elastic]
-    found = difference_interval(theirs, ours, [heard.sentence for heard in full], seed=seed)
+    found = difference_interval(theirs, ours, blocks_of(full)[0], seed=seed)
     return Cost(
         clips=len(full),
         wer_full=corpus_rate(theirs),

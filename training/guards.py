@@ -7,7 +7,8 @@ when each begins and ends; silence, noise and tones are made here, from seeds.
 import itertools
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,6 +30,9 @@ Audio = NDArray[np.float32]
 
 LONG_S = 300.0
 """A long recording lasts about so long."""
+
+MAX_RECORDINGS = 12
+"""Of a language: an hour. More clips make more recordings, so that what is not decided can be."""
 
 MIN_LONG_S = 30.0
 """A shorter one is a single window, and says nothing about long recordings."""
@@ -138,8 +142,7 @@ def measure_beside(
     """
     long_form = []
     for language in sorted({u.language for u in test}):
-        recording = stitch([u for u in test if u.language == language], audio_root, seed)
-        if recording is not None:
+        for recording in recordings([u for u in test if u.language == language], audio_root, seed):
             long_form.append(transcribe_long(engine, recording))
             advance(1)
     sounds = []
@@ -164,7 +167,11 @@ def measure_beside(
 
 def steps(test: Sequence[Utterance], guards: Mapping[str, Sequence[Utterance]]) -> int:
     """Return how many steps `measure_beside` takes at most."""
-    return len({u.language for u in test}) + len(make_sounds(0)) + 1 + len(guards)
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for utterance in test:
+        seconds[utterance.language] += utterance.audio.duration + PAUSES_S[1]
+    long = sum(min(MAX_RECORDINGS, 1 + int(there / LONG_S)) for there in seconds.values())
+    return long + len(make_sounds(0)) + 1 + len(guards)
 
 
 class Recording:
@@ -181,14 +188,26 @@ class Recording:
         return self.audio.size / SAMPLE_RATE
 
 
-def stitch(utterances: Sequence[Utterance], audio_root: Path, seed: int, seconds: float = LONG_S) -> Recording | None:
-    """Put clips in a row, in an order drawn by `seed`, until they last `seconds`; None if they do not reach 30 s.
+def recordings(
+    utterances: Sequence[Utterance], audio_root: Path, seed: int, seconds: float = LONG_S
+) -> Iterator[Recording]:
+    """Put clips in rows, in an order drawn by `seed`, each until it lasts `seconds`; at most `MAX_RECORDINGS`.
 
-    Silence at a clip's ends is cut off first: where its speech begins and ends is then known to 20 ms.
+    Silence at a clip's ends is cut off first: where its speech begins and ends is then known to 20 ms. A row of fewer
+    seconds is only made if there is no other and it reaches 30.
     """
     order = sorted(utterances, key=lambda u: u.id)
     random.Random(seed).shuffle(order)  # noqa: S311 - no secret
-    generator = np.random.default_rng(seed)
+    left, generator = deque(order), np.random.default_rng(seed)
+    for number in range(MAX_RECORDINGS):
+        recording = _stitch(left, audio_root, generator, seconds)
+        if recording.seconds < (seconds if number else min(seconds, MIN_LONG_S)):
+            return
+        yield recording
+
+
+def _stitch(left: deque[Utterance], audio_root: Path, generator: np.random.Generator, seconds: float) -> Recording:
+    """Take clips until they last so long, or all."""
 
     def pause() -> Audio:
         n = round(generator.uniform(*PAUSES_S) * SAMPLE_RATE)
@@ -196,17 +215,14 @@ def stitch(utterances: Sequence[Utterance], audio_root: Path, seed: int, seconds
 
     pieces, clips, places = [pause()], [], []
     size = pieces[0].size
-    for utterance in order:
-        if size >= seconds * SAMPLE_RATE:
-            break
+    while left and size < seconds * SAMPLE_RATE:
+        utterance = left.popleft()
         speech = trim(load_audio(utterance, audio_root))
         after = pause()
         clips.append(utterance)
         places.append((size / SAMPLE_RATE, (size + speech.size) / SAMPLE_RATE))
         pieces += [speech, after]
         size += speech.size + after.size
-    if size < MIN_LONG_S * SAMPLE_RATE:
-        return None
     return Recording(np.concatenate(pieces), clips, places)
 
 

@@ -80,6 +80,9 @@ def choose_alpha(
     alphas = sorted(set(config.alphas_to_try))
     if alphas == [1.0]:
         return tuned
+    if config.alphas is None and not guards:
+        say("alpha: 1, as every guard is for the test set, and there is none to choose by")
+        return tuned
     record, target = run / "alpha.json", run / "interpolated"
     if not record.is_file():
         with progress("choosing alpha", len(alphas) * (len(dev) + len(guards)) + len(guards)) as advance:

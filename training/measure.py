@@ -21,7 +21,7 @@ from training.data.manifest import Utterance, fingerprint
 from training.evaluate import Hypothesis, Progress, read_hypotheses, transcribe_utterances, write_hypotheses
 from training.guards import Measured, measure_beside, steps
 
-FORMAT = "1"
+FORMAT = "2"
 """Raised whenever `guards` measures something else: what was measured before is then measured again."""
 
 

@@ -14,7 +14,7 @@ from speech.engine.tuning import Tuning
 from speech.scores import difference_interval
 from speech.text import normalize
 from training.data.manifest import Utterance
-from training.evaluate import Hypothesis, transcribe_utterances
+from training.evaluate import Hypothesis, blocks_of, transcribe_utterances
 from training.gate import Bounds
 from training.shell import StepError
 
@@ -93,7 +93,7 @@ def compare(of_checkpoint: Sequence[Hypothesis], of_export: Sequence[Hypothesis]
         for one, other in zip(of_checkpoint, of_export, strict=True)
     ]
     interval = difference_interval(
-        [h.errors for h in of_checkpoint], [h.errors for h in of_export], [h.sentence for h in of_checkpoint], seed=seed
+        [h.errors for h in of_checkpoint], [h.errors for h in of_export], blocks_of(of_checkpoint)[0], seed=seed
     )
     return Parity(
         clips=len(same),

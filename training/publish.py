@@ -28,6 +28,7 @@ from training.data.manifest import Utterance, fingerprint
 from training.evaluate import (
     Hypothesis,
     Progress,
+    blocks_of,
     by_language,
     transcribe_utterances,
     write_hypotheses,
@@ -204,7 +205,7 @@ def _scores(hypotheses: Sequence[Hypothesis], seed: int) -> Scores:
     def bounds(errors: Callable[[Hypothesis], Errors]) -> dict[str, Bounds]:
         found = {}
         for language, group in by_language(hypotheses).items():
-            interval = rate_interval([errors(h) for h in group], [h.sentence for h in group], seed=seed)
+            interval = rate_interval([errors(h) for h in group], blocks_of(group)[0], seed=seed)
             found[language] = Bounds(value=interval.value, low=interval.low, high=interval.high)
         return found
 

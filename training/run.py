@@ -25,6 +25,7 @@ from training.evaluate import Hypothesis, Progress, read_hypotheses, wer_interva
 from training.finetune import FineTuned, fine_tune
 from training.gate import Verdict
 from training.interpolate import choose_alpha
+from training.learning_rate import unusual
 from training.measure import score
 from training.prepare import Data, prepare
 from training.publish import TEST_HYPOTHESES, publish_version
@@ -86,6 +87,8 @@ def run(
     data = prepare(config, tokenizer, runs / "data")
     for line in _describe(data):
         say(line)
+    if warning := unusual(config, base.path):
+        say(f"warning: {warning}")
     folder = runs / "training" / f"{config.name}-{run_key(config, base, data)}"
     # Two processes in it would seal the one's weights with the other's figures.
     busy = StepError(f"another process runs in {folder}: wait until it has ended, or stop it")

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 from registry import Registry
 from speech.convert import export_ctranslate2
 from training.contest import PAGE, TestSet, hold, keep, promote
-from training.guards import letters_a_minute, make_sounds, stitch, transcribe_long, transcribe_sound
+from training.guards import letters_a_minute, make_sounds, recordings, transcribe_long, transcribe_sound
 from training.measure import load
 from training.rules import Rules
 from training.shell import Shell
@@ -91,7 +91,7 @@ def test_a_version_is_not_better_than_itself(published, clips, tmp_path):
 def test_failure_8_a_long_recording_is_heard_in_whole(base, italian):
     """Failure 8 of research, truncated long-form: of 40 s in a row, each clip is heard, at its own time."""
     engine = load(base)
-    recording = stitch([u for u in italian if 2 <= u.audio.duration <= 6], Path(), seed=1, seconds=40)
+    recording = next(recordings([u for u in italian if 2 <= u.audio.duration <= 6], Path(), seed=1, seconds=40))
     measured = transcribe_long(engine, recording)
     assert (measured.disordered, measured.outside) == (0, 0)
     assert sum(p.errors for p in measured.parts) <= 0.4 * sum(p.reference for p in measured.parts)

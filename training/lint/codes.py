@@ -99,6 +99,8 @@ CODES: dict[str, Rule] = {
         "one speaker has more than 30 % of the training audio", "add others, or fewer of this"
     ),
     "unknown_licence": _warning("no licence is named", "find out whether a model may be made of it"),
+    # Of the recipe.
+    "unusual_learning_rate": _warning("the learning rate is far from what is usual", "mean it, or leave it out"),
     # Of the sound.
     "clipping": _warning("the sound is clipped", "record lower; listen whether it can still be understood"),
     "mostly_silence": _warning("more than 60 % of the clip is silence", "cut the clip"),

@@ -145,6 +145,15 @@ def test_the_card_says_what_was_measured():
     assert "![curves/loss.png](curves/loss.png)" in card
     assert "a margin of 32" in card
     assert "full 30 s" in model_card(facts(context=ElasticContext()))
+    assert "other kinds of speech were not measured" in card
+
+
+def test_the_card_says_that_guards_were_looked_at():
+    """Where other speech was watched, the card does not say that it was not."""
+    source = {"kind": "folder", "path": "x"}
+    card = model_card(facts(config=make_config("test", {"name": "calls", "sources": [source], "guards": [source]})))
+    assert "were not measured" not in card
+    assert "`python -m registry verdicts calls`" in card
 
 
 def test_what_was_rehearsed_is_told():

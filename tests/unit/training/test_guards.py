@@ -5,6 +5,7 @@ import wave
 import numpy as np
 import pytest
 
+import training.guards
 from speech.audio import SAMPLE_RATE
 from speech.engine import DecodingResult, Word
 from training.data.manifest import AudioSlice, Utterance
@@ -21,8 +22,8 @@ from training.guards import (
     letters_a_minute,
     make_sounds,
     measure_beside,
+    recordings,
     steps,
-    stitch,
     trim,
 )
 
@@ -47,7 +48,7 @@ def clips(tmp_path_factory):
 
 def test_a_stitched_recording_knows_where_its_clips_are(clips):
     """Where a clip is said to be is its tone, to 20 ms, and beside it is the noise of a quiet room."""
-    recording = stitch(*clips, seed=1)
+    (recording,) = recordings(*clips, seed=1)
     assert recording.seconds > 12 * 3.4
     assert len(recording.clips) == len(recording.places) == 12
     for start, end in recording.places:
@@ -61,16 +62,30 @@ def test_a_stitched_recording_knows_where_its_clips_are(clips):
 def test_a_recording_can_be_stitched_again(clips):
     """The same seed gives the same samples and order, whatever order the clips arrive in; another seed another."""
     utterances, folder = clips
-    one, other = stitch(utterances, folder, seed=1), stitch(utterances[::-1], folder, seed=1)
+    orders = (utterances, 1), (utterances[::-1], 1), (utterances, 2)
+    one, other, another = (next(recordings(clips, folder, seed=seed)) for clips, seed in orders)
     assert np.array_equal(one.audio, other.audio)
-    assert [c.id for c in one.clips] != [c.id for c in stitch(utterances, folder, seed=2).clips]
+    assert [c.id for c in one.clips] != [c.id for c in another.clips]
 
 
 def test_a_recording_is_as_long_as_wanted_or_is_none(clips):
     """It ends with the clip that reaches the length; what fits into one window says nothing, and is not made."""
     utterances, folder = clips
-    assert 31 <= stitch(utterances, folder, seed=1, seconds=31).seconds < 31 + 3 + 1.6
-    assert stitch(utterances[:5], folder, seed=1) is None
+    (recording,) = recordings(utterances, folder, seed=1, seconds=31)
+    assert 31 <= recording.seconds < 31 + 3 + 1.6
+    assert list(recordings(utterances[:5], folder, seed=1)) == []
+
+
+def test_more_clips_make_more_recordings(clips, monkeypatch):
+    """Each clip in one of them, and none that is shorter than the first; or more data could not decide what is open."""
+    utterances, folder = clips
+    made = list(recordings(utterances, folder, seed=1, seconds=15))
+    assert len(made) == 3
+    assert all(15 <= one.seconds < 15 + 3 + 1.6 for one in made)
+    heard = [clip.id for one in made for clip in one.clips]
+    assert len(heard) == len(set(heard))
+    monkeypatch.setattr(training.guards, "MAX_RECORDINGS", 2)
+    assert [one.clips for one in recordings(utterances, folder, seed=1, seconds=15)] == [one.clips for one in made[:2]]
 
 
 def test_silent_clips_are_not_trimmed_to_nothing():

@@ -128,6 +128,14 @@ def test_without_a_choice_nothing_is_measured(tiny, short_config, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_guards_that_all_judge_choose_nothing(tiny, short_config, tmp_path):
+    """With every guard in the test set, nothing would hold the choice back: the line says why none is made."""
+    tuned, lines = FineTuned(tiny.checkpoint, 1, {"wer": 0.1}, (1,)), []
+    config = short_config(guards=[{"kind": "folder", "path": "unused", "use": "test"}])
+    assert choose_alpha(config, tmp_path, tuned, [], [], tmp_path, lines.append, silent) is tuned
+    assert "none to choose by" in lines[0]
+
+
 def test_a_base_in_shards(tiny, tuned, tmp_path):
     """Large checkpoints come in shards, and some with the embeddings a second time, as the output's."""
     whole = interpolate_to(tiny.checkpoint, tuned, tmp_path / "whole")

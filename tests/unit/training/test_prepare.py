@@ -15,7 +15,7 @@ import pytest
 from training.config import ConfigError, make_config
 from training.data.manifest import fingerprint, read_manifest, write_manifest
 from training.data.mix import mix
-from training.data.report import DataReport
+from training.data.report import DataReport, TooManyDroppedError
 from training.data.sources.config import Source
 from training.prepare import prepare
 
@@ -123,6 +123,44 @@ def test_a_name_that_two_sources_give_is_reported(tokenizer, tmp_path, own):
     [left_out] = data.report.dropped
     assert (left_out.id, left_out.reason) == ("own/0.wav", "duplicate_id")
     assert DataReport.model_validate_json((tmp_path / "cache" / "last-report.json").read_text()).n_faulty == 1
+
+
+def test_a_dev_set_that_is_given_is_not_heard_whole(tokenizer, tmp_path, own, general):
+    """Thousands of clips at every evaluation would take the hours of the training; what is not needed is told."""
+    sources = [own | {"use": "train"}, general | {"use": "dev"}]
+    test = {"kind": "folder", "path": tmp_path / "own" / "t", "language": "it", "use": "test"}
+    shutil.copytree(tmp_path / "own", tmp_path / "own" / "t")
+    lines = "".join(f"{n}.wav,prova {n}\n" for n in range(20))
+    (tmp_path / "own" / "t" / "metadata.csv").write_text("file_name,text\n" + lines)
+    whole = read(tokenizer, tmp_path / "cache", *sources, test)
+    assert len(whole.of("dev")) == 40
+    data = read(tokenizer, tmp_path / "cache", *sources, test, dev_clips=7)
+    assert (len(data.of("dev")), len(data.of("test")), len(data.of("train"))) == (7, 20, 20)
+    assert Counter(one.reason for one in data.report.dropped) == {"more_dev_than_wanted": 33}
+    assert data.report.n_faulty == 0
+    more = read(tokenizer, tmp_path / "cache", *sources, test, dev_clips=9)
+    assert {u.id for u in data.of("dev")} < {u.id for u in more.of("dev")}
+
+
+@pytest.mark.parametrize(("bad_own", "bad_general", "refused"), [(0, 3, False), (0, 6, True), (3, 0, True)])
+def test_each_part_of_the_data_has_its_own_faults(tokenizer, tmp_path, own, general, bad_own, bad_general, refused):
+    """Bad rows among many to rehearse are not held against one's own clips, nor do good ones hide bad ones."""
+    with (tmp_path / "own" / "metadata.csv").open("a") as file:
+        file.write("".join(f"gone-{n}.wav,testo\n" for n in range(bad_own)))
+    with (tmp_path / "general" / "all.json").open("a") as file:
+        for n in range(20):
+            (tmp_path / "general" / f"more-{n}.wav").write_bytes((tmp_path / "general" / f"{n}.wav").read_bytes())
+            line = {"audio_filepath": f"more-{n}.wav", "duration": 0.1, "text": f"altra frase {n}"}
+            file.write("\n" + json.dumps(line))
+        for n in range(bad_general):
+            file.write("\n" + json.dumps({"audio_filepath": f"gone-{n}.wav", "duration": 0.1, "text": f"testo {n}"}))
+    settings = {"sources": [own], "replay": [general], "test_clips": 4, "dev_clips": 1}
+    config = make_config("x", settings)
+    if refused:
+        with pytest.raises(TooManyDroppedError):
+            prepare(config, tokenizer, tmp_path / "cache")
+    else:
+        assert prepare(config, tokenizer, tmp_path / "cache").report.n_faulty == bad_general
 
 
 def test_a_language_that_the_model_does_not_know_is_refused(tokenizer, tmp_path, general):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from registry import Copy, Registry
-from training.evaluate import Hypothesis
+from training.evaluate import Hypothesis, wer_intervals
 from training.publish import _scores, hub_base
 
 
@@ -47,6 +47,25 @@ def test_a_pushed_base_is_its_repository(publish, tmp_path):
     elsewhere = Registry(tmp_path / "elsewhere")
     there = elsewhere.adopt(make("calls", {}).path, Copy(repo="org/calls", commit="0" * 40))
     assert hub_base(elsewhere, there) == "org/calls"
+
+
+def test_intervals_are_of_speakers_where_there_are_many():
+    """One who is always misheard is one voice, and not thirty clips: as in `evaluate`, not narrower than it says."""
+    hypotheses = [
+        Hypothesis(
+            id=f"{speaker}-{n}",
+            language="it",
+            reference=f"frase {speaker} {n}",
+            hypothesis="" if speaker < 3 else f"frase {speaker} {n}",
+            speaker=str(speaker),
+        )
+        for speaker in range(20)
+        for n in range(10)
+    ]
+    bounds, evaluated = _scores(hypotheses, seed=1).wer["it"], wer_intervals(hypotheses, seed=1)["it"]
+    assert (bounds.low, bounds.high) == (evaluated.low, evaluated.high)
+    alone = _scores([h.model_copy(update={"speaker": None}) for h in hypotheses], seed=1).wer["it"]
+    assert bounds.high - bounds.low > 2 * (alone.high - alone.low)
 
 
 def test_both_rates_have_intervals():

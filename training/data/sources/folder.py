@@ -137,8 +137,13 @@ def _read_jsonl(path: Path) -> _Metadata:
             lines.append(_Line(number, {}, "no JSON object"))
             continue
         columns |= dict.fromkeys(values)
-        lines.append(_Line(number, {key: value for key, value in values.items() if isinstance(value, str)}))
+        lines.append(_Line(number, {key: str(value) for key, value in values.items() if _is_cell(value)}))
     return _Metadata(path, list(columns), lines)
+
+
+def _is_cell(value: object) -> bool:
+    """Say whether it is text, or a number, as many name their speakers: no flag, list or object."""
+    return isinstance(value, str | int | float) and not isinstance(value, bool)
 
 
 def _choose_text_column(metadata: _Metadata, asked: str | None) -> str:

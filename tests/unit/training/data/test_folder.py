@@ -118,6 +118,15 @@ def test_jsonl_with_all_optional_columns(tmp_path, write_wav):
     assert reasons(dropped) == {"metadata.jsonl:3": "malformed_row", "metadata.jsonl:4": "malformed_row"}
 
 
+def test_numbers_in_jsonl_are_text(tmp_path, write_wav):
+    """A speaker who is a number is one: else speakers could cross the splits unseen, and intervals be too narrow."""
+    write_wav(tmp_path / "a.wav")
+    rows = [{"file_name": "a.wav", "text": 42, "speaker_id": 1089, "split": True}]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    [utterance], dropped = read_folder(tmp_path, language="it")
+    assert (utterance.text, utterance.speaker, utterance.split, dropped) == ("42", "1089", None, [])
+
+
 def test_the_choice_of_text_column_is_fixed_and_reported(tmp_path, write_wav, caplog):
     """Of several text columns the first known one counts, or the one asked for; the log says which."""
     write_wav(tmp_path / "a.wav")
