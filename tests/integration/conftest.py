@@ -29,6 +29,11 @@ os.environ["WHISPERLOOP_CONSOLE"] = "false"  # its import would run beside what 
 os.environ["WHISPERLOOP_THREADS"] = str(min(cores(), 2))
 
 
+def pytest_collection_modifyitems(items):
+    """Begin with the file that takes longest: one worker would be at it alone when all others are done."""
+    items.sort(key=lambda item: item.path.name != "test_loop.py")
+
+
 @pytest.fixture(scope="session")
 def one_at_a_time():
     """Return a lock for what the tests of several workers would download or install at once."""
