@@ -138,6 +138,7 @@ def _convert(folder: Path, label: str, commit: str | None, name: str, registry: 
                 staged.mkdir()
                 for file in checkpoint.checkpoint_files(folder):
                     shutil.copyfile(file, staged / file.name)
+                checkpoint.complete_generation_config(staged)
             convert.export_ctranslate2(staged, staged / "ctranslate2")
         except checkpoint.CheckpointError as error:
             raise RegistryError(f"cannot import {label}: {error}") from error

@@ -89,6 +89,25 @@ def _refuse_code(name: str, content: Mapping[str, Any]) -> None:
             raise CheckpointError(f"{name}: {key} {content[key]!r} would be code from outside; such models are refused")
 
 
+def complete_generation_config(folder: Path) -> None:
+    """Write what `generate` wants and checkpoints of before 2023 lack: which tokens are languages, tasks, timestamps."""
+    path = folder / "generation_config.json"
+    there = read_json(path)
+    whole = _special_tokens(WhisperTokenizer(read_tokenizer(folder))) | there
+    if whole != there:
+        path.write_text(json.dumps(whole, indent=2), encoding="utf-8")
+
+
+def _special_tokens(tokenizer: WhisperTokenizer) -> dict[str, Any]:
+    return {
+        "is_multilingual": True,
+        "lang_to_id": {f"<|{code}|>": token for code, token in tokenizer.languages.items()},
+        "task_to_id": tokenizer.tasks,
+        "no_timestamps_token_id": tokenizer.no_timestamps,
+        "prev_sot_token_id": tokenizer.sot_prev,
+    }
+
+
 def read_tokenizer(folder: Path) -> Tokenizer:
     """Read a Whisper's `tokenizer.json`, timestamps completed."""
     try:
@@ -187,13 +206,9 @@ def write_configs(
     }
     generation_config = {
         **generation,
-        "is_multilingual": True,
-        "lang_to_id": {f"<|{code}|>": token for code, token in tokenizer.languages.items()},
-        "task_to_id": tokenizer.tasks,
+        **_special_tokens(tokenizer),
         "max_initial_timestamp_index": 50,
         "max_length": MAX_LABEL_TOKENS,
-        "no_timestamps_token_id": tokenizer.no_timestamps,
-        "prev_sot_token_id": tokenizer.sot_prev,
         "return_timestamps": False,
         **special,
     }

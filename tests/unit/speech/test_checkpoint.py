@@ -17,6 +17,7 @@ from speech.checkpoint import (
     CheckpointError,
     check_checkpoint,
     checkpoint_files,
+    complete_generation_config,
     read_arrays,
     read_json,
 )
@@ -261,6 +262,20 @@ def test_transformers_understands_the_configs(tiny, tokenizer):
     assert generation.is_multilingual
     extractor = WhisperFeatureExtractor.from_pretrained(tiny.checkpoint)
     assert (extractor.feature_size, extractor.sampling_rate, extractor.n_samples) == (80, 16_000, 480_000)
+
+
+def test_an_old_generation_config_is_completed(checkpoint):
+    """Fine-tuned before 2023, it names no languages: `generate` would refuse them, and none would be detected."""
+    path = checkpoint / "generation_config.json"
+    whole = json.loads(path.read_text())
+    lost = {"lang_to_id", "task_to_id", "no_timestamps_token_id", "is_multilingual", "prev_sot_token_id"}
+    old = {name: value for name, value in whole.items() if name not in lost} | {"max_length": 200}
+    path.write_text(json.dumps(old))
+    complete_generation_config(checkpoint)
+    assert json.loads(path.read_text()) == whole | {"max_length": 200}
+    before = path.stat().st_mtime_ns
+    complete_generation_config(checkpoint)
+    assert path.stat().st_mtime_ns == before
 
 
 def test_transformers_finds_every_weight(tiny):
