@@ -90,7 +90,7 @@ def _refuse_code(name: str, content: Mapping[str, Any]) -> None:
 
 
 def complete_generation_config(folder: Path) -> None:
-    """Write what `generate` wants and checkpoints of before 2023 lack: which tokens are languages, tasks, timestamps."""
+    """Write what `generate` wants and checkpoints of before 2023 lack: which tokens are languages, tasks and times."""
     path = folder / "generation_config.json"
     there = read_json(path)
     whole = _special_tokens(WhisperTokenizer(read_tokenizer(folder))) | there
