@@ -2,8 +2,9 @@
 
 The registry's aliases are followed. A version that comes is verified, loaded beside what is there, warmed, tried on its
 smoke clip, and only then answers; who holds the version before keeps it to the end of the request, and its memory is
-given back. A version that fails on the way is refused and reported, and not tried again until its alias moves. No HTTP
-here, and nothing of what is in a version: `service.lookup` reads the registry, `service.loading` makes engines.
+given back. A version that fails on the way is refused and reported, and not tried again until its alias moves, or, if
+nothing answers yet, for a while. No HTTP here, and nothing of what is in a version: `service.lookup` reads the
+registry, `service.loading` makes engines.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Literal, NamedTuple
 
-from registry import RegistryError, Stamp
+from registry import DamagedVersionError, RegistryError, Stamp
 from service.loading import CLIP_SAMPLES, Model, Untuned, load_tuned, step_back, try_out
 from service.lookup import Target, beside, how_to_serve, is_alias, reason, stamp, target
 from service.metrics import Metrics
@@ -316,10 +317,8 @@ class Models:
         self._refused[place] = Refused(place.ref, ref, why, datetime.now(UTC))
         if place.role == "main" and not isinstance(self.main, Loaded):
             self._not_ready = NotReady(why)
-            # What was tried and does not work will not work the next time.
-            self._retry_at = (
-                None if isinstance(error, SmokeError) else asyncio.get_running_loop().time() + self._retry_s
-            )
+            is_final = isinstance(error, SmokeError | DamagedVersionError)  # its bytes will be the same
+            self._retry_at = None if is_final else asyncio.get_running_loop().time() + self._retry_s
             self._retry_s = min(2 * self._retry_s, MAX_RETRY_S)
         goes_on = self._answering.get(place)
         self._metrics.swapped(place.ref, "refused")

@@ -122,7 +122,8 @@ async def _transcribe(file: BinaryIO, options: Options, means: Means, on_added: 
                     window = _continued(window, options, assembly)
                     task = asyncio.create_task(_decode_well(means.scheduler, job, window, options))
                 pending.append((place, task))
-                is_awaited = window is not None and (window.language is None or options.condition_on_previous_text)
+                waits = assembly.language.is_awaited or options.condition_on_previous_text
+                is_awaited = window is not None and waits
                 await deliver(job, 0 if is_awaited else WINDOWS_AHEAD)
                 options = replace(options, language=assembly.language.code)
                 cut = await _in_thread(means, lambda: next(reader, None))
@@ -142,7 +143,7 @@ async def detect_language(file: BinaryIO, options: Options, means: Means) -> Spo
     language = SpokenLanguage()
     try:
         async with _in_time(means):
-            while language.code is None and (cut := await _in_thread(means, lambda: next(reader, None))) is not None:
+            while language.is_awaited and (cut := await _in_thread(means, lambda: next(reader, None))) is not None:
                 place, window = cut
                 if window is not None:
                     seconds = (place.end - place.start) / SAMPLE_RATE

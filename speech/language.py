@@ -20,6 +20,9 @@ SURE = 0.5
 MAX_WINDOWS = 4
 """After so many with speech, it is the likeliest: while it is not known, a window waits for those before."""
 
+MAX_SILENT_WINDOWS = 8
+"""After so many in which nobody speaks, no window waits any longer: hours of music would go one by one."""
+
 
 class SpokenLanguage:
     """What is known of a piece's language, window after window."""
@@ -28,21 +31,30 @@ class SpokenLanguage:
         """Begin with the language that is given, if one is."""
         self.code = given  # None: not known yet
         self._seconds = 0.0
-        self._n_windows = 0
+        self._n_spoken = self._n_silent = 0
         self._belief: dict[str, float] = defaultdict(float)  # by code: seconds, each times how probable it is
 
     def hear(self, place: Slice, result: DecodingResult) -> None:
         """Take the next window's answer; where nobody speaks, it says nothing."""
-        if self.code is not None or not is_spoken(result):
+        if self.code is not None:
+            return
+        if not is_spoken(result):
+            self._n_silent += 1
             return
         seconds = (place.end - place.start) / SAMPLE_RATE
         self._seconds += seconds
-        self._n_windows += 1
+        self._n_spoken += 1
         for code, probability in (result.language_probabilities or {result.language: 1.0}).items():
             self._belief[code] += seconds * probability
-        is_sure = self._seconds >= ENOUGH_S and max(self._belief.values()) >= SURE * self._seconds
-        if is_sure or self._n_windows == MAX_WINDOWS:
+        # Among those that it may be: probabilities are of all languages.
+        is_sure = max(self._belief.values()) >= SURE * sum(self._belief.values())
+        if (is_sure and self._seconds >= ENOUGH_S) or self._n_spoken == MAX_WINDOWS:
             self.code = self.likeliest
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the next window is to wait until it is known."""
+        return self.code is None and self._n_silent < MAX_SILENT_WINDOWS
 
     @property
     def likeliest(self) -> str | None:

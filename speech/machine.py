@@ -32,8 +32,8 @@ class Finding:
 
 
 def how_to_install(extras: str) -> str:
-    """Return what installs extras of Whisperloop, which is no package of an index."""
-    return f"pip install -e '.[{extras}]' in Whisperloop's folder"
+    """Return what installs extras of Whisperloop, from its folder: it is no package of an index."""
+    return f"pip install -e '.[{extras}]'"
 
 
 def look(checks: Sequence[Callable[[], Finding]]) -> list[Finding]:

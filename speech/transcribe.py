@@ -361,7 +361,7 @@ class _Piece:
             taken.append((place, window))
             if window is not None:
                 room -= 1
-                if window.language is None or self.options.condition_on_previous_text:
+                if self.assembly.language.is_awaited or self.options.condition_on_previous_text:
                     break
         self._next, self.is_done = following, following is None
         return taken

@@ -196,7 +196,7 @@ def _dataset(config: TrainingConfig, language: str, test: Sequence[Utterance]) -
 
 
 def _beyond(config: TrainingConfig) -> str:
-    if config.guards:
+    if any(source.use != "dev" for source in config.guards):
         return (
             f"Whether other speech became worse was looked at by the gate: `python -m registry verdicts {config.name}`."
         )

@@ -158,7 +158,7 @@ class TrainingConfig(Section):
     """What the WER must fall by, to count as lower."""
     alphas: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = None
     """Weights between the base's (0) and the fine-tuned ones (1) to choose from, by WER on dev, under the guards;
-    0.3, 0.5, 0.7, 0.85 and 1 if not said and there are `guards`, else 1."""
+    0.3, 0.5, 0.7, 0.85 and 1 if not said and there are `guards` to choose by (not all of `use = "test"`), else 1."""
 
     train_margins_s: tuple[Annotated[float, Field(ge=0, le=30)], ...] = (0.0, 0.2, 0.5, 1.0, 2.0)
     """Elastic context in training: a batch has its longest clip's positions, and one of these margins at random."""

@@ -354,7 +354,7 @@ def detect(engine: Engine, test: Sequence[Utterance], audio_root: Path) -> list[
         for u in [one for one in test if one.language == language][:DETECTION_CLIPS]
     ]
     asked = DecodingOptions(without_timestamps=False)
-    # A window is the whole clip: what says the language of longer audio is its first window, too.
+    # A window is the whole clip: the language of longer audio is that of its first windows.
     windows = [Window(load_audio(u, audio_root)[:N_SAMPLES], None, options=asked) for u in clips]
     begin = engine.tokenizer.timestamp_begin
     return [

@@ -130,7 +130,7 @@ def _listen(engine: Engine, files: Sequence[Path], language: str | None, clips: 
         for (one, window), result in zip(firsts, _decoded(engine, [window for _, window in firsts]), strict=True):
             one.take(window, result, clips)
         for one in listeners:
-            while windows := one.next_windows(WINDOWS_AT_ONCE if one.language.code else 1):
+            while windows := one.next_windows(1 if one.language.is_awaited else WINDOWS_AT_ONCE):
                 for window, result in zip(windows, _decoded(engine, windows), strict=True):
                     one.take(window, result, clips)
             yield one.heard()
@@ -185,10 +185,10 @@ class _Listener:
             self._doubtful += 1
 
     def heard(self) -> _Heard:
-        """Return what became of it."""
-        return _Heard(
-            file=str(self._file), utterances=tuple(self._utterances), doubtful=self._doubtful, fault=self._fault
-        )
+        """Return what became of it; what was taken for another language, before its own was known, is doubtful."""
+        kept = tuple(one for one in self._utterances if one.language == self.language.likeliest)
+        doubtful = self._doubtful + len(self._utterances) - len(kept)
+        return _Heard(file=str(self._file), utterances=kept, doubtful=doubtful, fault=self._fault)
 
 
 def _seconds(file: Path) -> int:

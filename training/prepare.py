@@ -73,15 +73,15 @@ def prepare(config: TrainingConfig, tokenizer: WhisperTokenizer, cache: Path) ->
     utterances, dropped = _gather(config.sources, tokenizer, cache, config.seed)
     utterances, untested = _tested(utterances)
     dropped += untested
-    parts = [DataReport.of(utterances, dropped)]
+    parts = {"sources": DataReport.of(utterances, dropped)}
     general: dict[str, list[Utterance]] = {}
     for name, sources in (("replay", config.replay), ("guards", config.guards)):
         general[name], dropped_here = _gather(sources, tokenizer, cache, config.seed)
-        parts += [DataReport.of(general[name], dropped_here)] if sources else []
+        parts |= {name: DataReport.of(general[name], dropped_here)} if dropped_here else {}
         dropped = [*dropped, *dropped_here]
     DataReport.of(utterances, dropped).write(cache / "last-report.json")  # also of what is refused here
-    for part in parts:  # each by itself: neither hides the other's faults
-        part.check()
+    for name, part in parts.items():  # each by itself: neither hides the other's faults
+        part.check(name)
     for language in sorted({utterance.language for utterance in (*utterances, *chain(*general.values()))}):
         if language not in tokenizer.languages:
             raise ConfigError(f"the base model knows no language {language!r}, which the data names")

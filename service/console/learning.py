@@ -18,11 +18,11 @@ LEARNED = frozenset({"promoted", "candidate", "refused", "undecided"})
 
 
 def read_reports(folder: Path) -> list[dict[str, Any]]:
-    """Return the last reports of all retrainings, the newest first; what cannot be read is left out."""
+    """Return the reports of all retrainings, the newest first; what cannot be read is left out."""
     found = []
     for path in folder.glob("*/reports.jsonl"):
         try:
-            lines = path.read_text(encoding="utf-8").split("\n")[-SHOWN_REPORTS - 1 :]
+            lines = path.read_text(encoding="utf-8").split("\n")
         except (OSError, UnicodeDecodeError):
             continue
         for line in lines:
@@ -32,19 +32,24 @@ def read_reports(folder: Path) -> list[dict[str, Any]]:
                 continue
             if isinstance(report, dict):
                 found.append(report)
-    return sorted(found, key=lambda report: str(report.get("started_at")), reverse=True)[:SHOWN_REPORTS]
+    return sorted(found, key=lambda report: str(report.get("started_at")), reverse=True)
 
 
 def learned_at(reports: Sequence[Mapping[str, Any]]) -> float | None:
-    """Return when the last retraining that learned began, in seconds since 1970; None if none did."""
-    begun = []
+    """Return since when nothing was learned, in seconds since 1970; None if nothing ever was.
+
+    Of several recipes, that of the one that waits longest: which corrections are whose is not in the reports.
+    """
+    begun: dict[str, float] = {}
     for report in reports:
         try:
             if report.get("result") in LEARNED:
-                begun.append(datetime.fromisoformat(str(report.get("started_at"))).timestamp())
+                at = datetime.fromisoformat(str(report.get("started_at"))).timestamp()
+                name = str(report.get("name"))
+                begun[name] = max(at, begun.get(name, at))
         except ValueError:
             continue
-    return max(begun, default=None)
+    return min(begun.values(), default=None)
 
 
 def show_counts(waiting: Mapping[str, Any], kept: Mapping[str, Any]) -> str:
@@ -83,6 +88,6 @@ def show_reports(reports: Sequence[Mapping[str, Any]]) -> str:
     shown = "".join(
         f"<li><b>{escape(str(one.get('result', '')).replace('_', ' '))}</b> · {escape(str(one.get('name', '')))} · "
         f"{escape(str(one.get('started_at', '')))}<br>{escape(str(one.get('detail', '')))}</li>"
-        for one in reports
+        for one in reports[:SHOWN_REPORTS]
     )
     return f'<ul class="reports">{shown}</ul>'

@@ -284,7 +284,7 @@ async def _whole(caller: Caller, name: str, content: bytes, ref: str) -> dict[st
     return event
 
 
-def _compare_tab(service: FastAPI, page: Any, votes: compare.Votes) -> None:  # noqa: PLR0915 - a page reads top to bottom
+def _compare_tab(service: FastAPI, page: Any, votes: compare.Votes) -> None:
     order = gr.State(None, time_to_live=STATE_SECONDS)
     clip = gr.Audio(
         sources=["upload", "microphone"],
@@ -335,8 +335,7 @@ def _compare_tab(service: FastAPI, page: Any, votes: compare.Votes) -> None:  # 
                 answers.append(await _whole(_caller(service, request), name, content, ref))
                 yield compare.show_answers(answers, names[: len(answers)], blind=blind), hidden, hidden, None, ""
         except ServiceError as error:
-            heard = compare.show_answers(answers, names[: len(answers)], blind=blind) if answers else ""
-            yield heard + _said(error), hidden, hidden, None, ""
+            yield _said(error), hidden, hidden, None, ""
             return
         ballot = gr.update(choices=[*names, compare.SAME], value=None, visible=blind)
         shown = compare.show_answers(answers, names, blind=blind)

@@ -269,7 +269,7 @@ class Run:
 
     def up(self):
         """Return whether Prometheus has the service's metrics: "1", "0" or nothing yet."""
-        with contextlib.suppress(httpx.HTTPError):
+        with contextlib.suppress(httpx.HTTPError, ValueError):  # which is not ready, says so in no JSON
             address = "http://" + self.engine.settings["PROMETHEUS_ADDRESS"]
             found = httpx.get(f"{address}/api/v1/query", params={"query": 'up{job="whisperloop"}'}).json()
             return found["data"]["result"][0]["value"][1] if found["data"]["result"] else None

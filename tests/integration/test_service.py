@@ -1,6 +1,7 @@
 """A real server with the real base model, over HTTP."""
 
 import asyncio
+import importlib.util
 import json
 import subprocess
 import sys
@@ -174,6 +175,7 @@ def test_health_answers_while_the_engine_works(address, italian):
     assert answers >= 3
 
 
+@pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="the console is made of gradio")
 def test_the_cpu_service_imports_neither_torch_nor_transformers(registry):
     """A service that has loaded a model has not imported what it does not install; the console's Gradio comes after."""
     program = """

@@ -98,7 +98,7 @@ class DataReport(BaseModel):
         """Rows dropped because something is wrong with them."""
         return sum(self.faulty.values())
 
-    def check(self, limit: float = 0.05) -> None:
+    def check(self, name: str = "the data", limit: float = 0.05) -> None:
         """Refuse a data set of which more than `limit` is faulty, or of which nothing is left.
 
         Raises:
@@ -107,7 +107,7 @@ class DataReport(BaseModel):
         if self.n_kept and self.n_faulty <= limit * (self.n_kept + self.n_faulty):
             return
         message = (
-            f"{self.n_faulty} of {self.n_kept + self.n_faulty} rows cannot be used "
+            f"{name}: {self.n_faulty} of {self.n_kept + self.n_faulty} rows cannot be used "
             f"(at most {limit:.0%} may be faulty, and at least one must be left)."
         )
         for reason, count in self.faulty.items():

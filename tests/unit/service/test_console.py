@@ -207,6 +207,10 @@ def test_what_waits_is_what_came_since_the_last_retraining():
     ]
     assert learning.learned_at(reports) == datetime.fromisoformat(begun).timestamp()
     assert learning.learned_at(reports[:1]) is None
+    others = {"name": "another recipe", "result": "candidate"}
+    later, earlier = (others | {"started_at": f"{year}-01-01T00:00:00Z"} for year in (2027, 2025))
+    assert learning.learned_at([*reports, later]) == learning.learned_at(reports)
+    assert learning.learned_at([*reports, earlier]) < learning.learned_at(reports)
 
 
 def test_what_waits_and_what_is_kept_are_told_apart():

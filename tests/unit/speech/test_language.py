@@ -3,7 +3,7 @@
 import pytest
 
 from speech.audio import SAMPLE_RATE
-from speech.language import MAX_WINDOWS, SpokenLanguage
+from speech.language import MAX_SILENT_WINDOWS, MAX_WINDOWS, SpokenLanguage
 from speech.windows import Slice
 
 
@@ -14,7 +14,7 @@ def hear(result):
     def listen(*windows, given=None, **changes):
         language = SpokenLanguage(given)
         for seconds, code, probability in windows:
-            among = {code: probability, "cy": 0.01}
+            among = {code: probability, "cy": (1 - probability) / 2, "gl": (1 - probability) / 2}
             said = result(language=code, language_probability=probability, language_probabilities=among, **changes)
             language.hear(Slice(0, round(seconds * SAMPLE_RATE), silent=False), said)
         return language
@@ -38,6 +38,24 @@ def hear(result):
 def test_who_is_sure_decides(hear, windows, code):
     """Two seconds at least, and half of the probability on average; what comes after changes nothing."""
     assert hear(*windows).code == code
+
+
+def test_of_few_languages_one_is_sure_enough(result):
+    """Probabilities are among all that the model knows; of those that it may be, one is much likelier."""
+    language = SpokenLanguage()
+    among = {"it": 0.2, "ru": 0.05}
+    language.hear(Slice(0, 3 * SAMPLE_RATE, silent=False), result(language="it", language_probabilities=among))
+    assert (language.code, language.probabilities) == ("it", pytest.approx(among))
+
+
+def test_nobody_waits_for_ever_for_somebody_to_speak(hear):
+    """After some windows of nobody's, the others go together; whoever speaks then is still understood."""
+    assert hear(*[(9, "cy", 1.0)] * (MAX_SILENT_WINDOWS - 1), text="").is_awaited
+    language = hear(*[(9, "cy", 1.0)] * MAX_SILENT_WINDOWS, text="")
+    assert not language.is_awaited
+    assert language.code is None
+    assert hear((3, "it", 0.4)).is_awaited
+    assert not hear((3, "it", 0.9)).is_awaited
 
 
 def test_after_a_few_windows_the_likeliest_is_taken(hear):
@@ -65,8 +83,8 @@ def test_nobodys_speech_is_of_no_language(hear, changes):
 def test_probabilities_are_of_all_that_was_heard(hear):
     """Weighed by length, the likeliest first."""
     language = hear((1, "ru", 0.9), (3, "it", 0.8))
-    assert list(language.probabilities) == ["it", "ru", "cy"]
-    assert language.probabilities == pytest.approx({"it": 0.6, "ru": 0.225, "cy": 0.01})
+    assert list(language.probabilities)[:2] == ["it", "ru"]
+    assert language.probabilities == pytest.approx({"it": 0.6, "ru": 0.225, "cy": 0.0875, "gl": 0.0875})
 
 
 def test_a_model_of_one_language_decides_at_once(result):

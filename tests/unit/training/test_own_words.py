@@ -50,11 +50,14 @@ def parent(monkeypatch):
 def record(tmp_path):
     """Return a function that writes noise of a length and a loudness."""
 
-    def write(name, seconds, level=0.9):
+    def write(name, seconds, level=0.9, then=()):
         path = tmp_path / "audio" / name
         path.parent.mkdir(exist_ok=True)
         seed = sum(name.encode())
         noise = level * np.random.default_rng(seed).uniform(-1, 1, round(seconds * SAMPLE_RATE))
+        for more, loudness in then:  # after a silence
+            another = loudness * np.random.default_rng(seed).uniform(-1, 1, round(more * SAMPLE_RATE))
+            noise = np.concatenate([noise, np.zeros(3 * SAMPLE_RATE), another])
         with wave.open(str(path), "wb") as file:
             file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
             file.writeframes((noise * 32767).astype("<i2").tobytes())
@@ -100,6 +103,15 @@ def test_recordings_become_clips(parent, record, listen):
     assert "2 stretches of speech" in lines[-1]
     assert "1 doubtful left out" in lines[-1]
     assert [len(batch) for batch in parent.batches] == [3]  # short recordings are heard together
+
+
+def test_a_short_beginning_is_not_learned_in_the_wrong_language(parent, record, listen):
+    """A syllable taken for Russian is left out, once the recording is known to be Italian; the rest is heard so."""
+    run, lines = listen
+    heard = run([record("a.wav", 1.0, level=0.2, then=[(2.2, 0.9), (2.2, 0.2)])])
+    assert [one.language for one in heard] == ["it", "it"]
+    assert [window.language for batch in parent.batches for window in batch] == [None, None, "it"]
+    assert "1 doubtful left out" in lines[-1]
 
 
 def test_a_language_that_is_given_is_not_asked_for(parent, record, listen):

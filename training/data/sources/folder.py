@@ -7,6 +7,7 @@ It reads no archive, no `.txt` beside a clip, and no file outside the folder.
 import csv
 import json
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,8 +143,10 @@ def _read_jsonl(path: Path) -> _Metadata:
 
 
 def _is_cell(value: object) -> bool:
-    """Say whether it is text, or a number, as many name their speakers: no flag, list or object."""
-    return isinstance(value, str | int | float) and not isinstance(value, bool)
+    """Say whether it is text, or a number, as many name their speakers: no flag, list or object, nor pandas' NaN."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, str | int) and not isinstance(value, bool)
 
 
 def _choose_text_column(metadata: _Metadata, asked: str | None) -> str:

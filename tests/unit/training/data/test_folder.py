@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 
 import pytest
 
@@ -121,10 +122,14 @@ def test_jsonl_with_all_optional_columns(tmp_path, write_wav):
 def test_numbers_in_jsonl_are_text(tmp_path, write_wav):
     """A speaker who is a number is one: else speakers could cross the splits unseen, and intervals be too narrow."""
     write_wav(tmp_path / "a.wav")
-    rows = [{"file_name": "a.wav", "text": 42, "speaker_id": 1089, "split": True}]
+    rows = [
+        {"file_name": "a.wav", "text": 42, "speaker_id": 1089, "split": True},
+        {"file_name": "a.wav", "text": math.nan, "speaker_id": math.nan},
+    ]
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     [utterance], dropped = read_folder(tmp_path, language="it")
-    assert (utterance.text, utterance.speaker, utterance.split, dropped) == ("42", "1089", None, [])
+    assert (utterance.text, utterance.speaker, utterance.split) == ("42", "1089", None)
+    assert list(reasons(dropped).values()) == ["empty_text"]
 
 
 def test_the_choice_of_text_column_is_fixed_and_reported(tmp_path, write_wav, caplog):
