@@ -122,9 +122,10 @@ def test_jsonl_with_all_optional_columns(tmp_path, write_wav):
 def test_numbers_in_jsonl_are_text(tmp_path, write_wav):
     """A speaker who is a number is one: else speakers could cross the splits unseen, and intervals be too narrow."""
     write_wav(tmp_path / "a.wav")
+    write_wav(tmp_path / "b.wav")
     rows = [
         {"file_name": "a.wav", "text": 42, "speaker_id": 1089, "split": True},
-        {"file_name": "a.wav", "text": math.nan, "speaker_id": math.nan},
+        {"file_name": "b.wav", "text": math.nan, "speaker_id": math.nan},
     ]
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     [utterance], dropped = read_folder(tmp_path, language="it")
