@@ -15,6 +15,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from speech.engine import Engine
+from speech.guard import Guard
 from speech.scores import (
     Errors,
     Interval,
@@ -126,6 +127,8 @@ def transcribe_utterances(
     utterances: Sequence[Utterance],
     audio_root: Path,
     progress: Callable[[int], None] = lambda _: None,
+    *,
+    guard: Guard = "redecode",
 ) -> list[Hypothesis]:
     """Transcribe utterances in their own language, in the order given.
 
@@ -134,6 +137,7 @@ def transcribe_utterances(
         utterances: of any number of languages.
         audio_root: what relative audio paths start from.
         progress: called with the number of clips just done.
+        guard: as served; "keep" decodes greedily, once.
     """
     if len({utterance.id for utterance in utterances}) < len(utterances):
         raise ValueError("two utterances have the same id")
@@ -142,7 +146,8 @@ def transcribe_utterances(
     for start in range(0, len(by_length), CLIPS_AT_ONCE):
         chunk = by_length[start : start + CLIPS_AT_ONCE]
         audios = [load_audio(utterance, audio_root) for utterance in chunk]
-        transcriptions = transcribe_many(engine, audios, [Options(language=one.language) for one in chunk])
+        options = [Options(language=one.language, guard=guard) for one in chunk]
+        transcriptions = transcribe_many(engine, audios, options)
         for utterance, transcription in zip(chunk, transcriptions, strict=True):
             hypotheses[utterance.id] = Hypothesis(
                 id=utterance.id,

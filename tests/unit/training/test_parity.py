@@ -2,9 +2,10 @@
 
 import pytest
 
+from speech.context import ElasticContext
 from training.evaluate import Hypothesis
 from training.gate import Bounds
-from training.parity import MAX_CLIPS, Parity, ParityError, compare, take_evenly
+from training.parity import MAX_CLIPS, Parity, ParityError, compare, measure_parity, take_evenly
 
 
 def heard(*texts, reference="uno due tre quattro cinque"):
@@ -39,6 +40,14 @@ def test_a_few_very_wrong_clips_are_no_parity():
     assert parity.same == pytest.approx(39 / 40)
     assert parity.difference.high > 0.02
     assert not parity.holds
+
+
+def test_what_is_doubtful_is_compared_greedily(tiny, noise_clips, monkeypatch):
+    """Served, answers that are not believed are sampled anew, and two engines then say two things."""
+    monkeypatch.setattr("speech.guard.LOGPROB_THRESHOLD", 0.0)
+    clips, root = noise_clips
+    parity = measure_parity(tiny.checkpoint, ElasticContext(), clips[:8], root, seed=0, advance=lambda _: None)
+    assert (parity.clips, parity.same, parity.difference.high) == (8, 1.0, 0.0)
 
 
 def test_the_error_says_what_was_found():
