@@ -45,6 +45,8 @@ def test_a_few_very_wrong_clips_are_no_parity():
 def test_what_is_doubtful_is_compared_greedily(tiny, noise_clips, monkeypatch):
     """Served, answers that are not believed are sampled anew, and two engines then say two things."""
     monkeypatch.setattr("speech.guard.LOGPROB_THRESHOLD", 0.0)
+    monkeypatch.setattr("speech.guard.NO_SPEECH_THRESHOLD", 1.0)
+    monkeypatch.setattr("speech.transcribe.best", lambda results: results[-1])
     clips, root = noise_clips
     parity = measure_parity(tiny.checkpoint, ElasticContext(), clips[:8], root, seed=0, advance=lambda _: None)
     assert (parity.clips, parity.same, parity.difference.high) == (8, 1.0, 0.0)
