@@ -66,7 +66,10 @@ def show_others(cards: Sequence[Mapping[str, Any]], served: Sequence[Mapping[str
 
 
 def show_answers(answers: Sequence[Mapping[str, Any]], names: Sequence[str], *, blind: bool) -> str:
-    """Return the answers as cards, under their names; a blind one shows words only, not their probabilities."""
+    """Return the answers as cards, under their names; a blind one shows words only, not their probabilities.
+
+    An answer of nothing but `error` is why there is none; blind, not even that, for it may name the version.
+    """
     cards = "".join(map(_card if not blind else _blind_card, names, answers))
     return f'<section class="compared" aria-label="Answers">{cards}</section>'
 
@@ -114,6 +117,8 @@ class Votes:
 
 
 def _card(name: str, answer: Mapping[str, Any]) -> str:
+    if "error" in answer:
+        return f'<article><h3>{escape(name)}</h3><p role="alert" class="note">{escape(answer["error"])}</p></article>'
     text = " ".join(show_words(segment["words"], segment["text"]) for segment in answer["segments"])
     text = text or "Nobody speaks in it."
     seconds = answer["timings"]["total"]
@@ -121,5 +126,5 @@ def _card(name: str, answer: Mapping[str, Any]) -> str:
 
 
 def _blind_card(name: str, answer: Mapping[str, Any]) -> str:
-    text = escape(answer["text"]) or "Nobody speaks in it."
+    text = "This one could not answer." if "error" in answer else escape(answer["text"]) or "Nobody speaks in it."
     return f'<article><h3>{escape(name)}</h3><p class="said">{text}</p></article>'

@@ -277,14 +277,17 @@ def _transcribe_tab(service: FastAPI, page: Any) -> None:  # noqa: PLR0915 - a p
 
 
 async def _whole(caller: Caller, name: str, content: bytes, ref: str) -> dict[str, Any]:
-    """Return a version's whole answer."""
+    """Return a version's whole answer, or why there is none: the others are worth comparing all the same."""
     event: dict[str, Any] = {}
-    async for event in caller.transcribe(name, content, {"model": ref}):  # noqa: B007 - the last is the whole
-        pass
+    try:
+        async for event in caller.transcribe(name, content, {"model": ref}):  # noqa: B007 - the last is the whole
+            pass
+    except ServiceError as error:
+        return {"error": str(error)}
     return event
 
 
-def _compare_tab(service: FastAPI, page: Any, votes: compare.Votes) -> None:
+def _compare_tab(service: FastAPI, page: Any, votes: compare.Votes) -> None:  # noqa: PLR0915 - a page reads top to bottom
     order = gr.State(None, time_to_live=STATE_SECONDS)
     clip = gr.Audio(
         sources=["upload", "microphone"],
@@ -337,9 +340,10 @@ def _compare_tab(service: FastAPI, page: Any, votes: compare.Votes) -> None:
         except ServiceError as error:
             yield _said(error), hidden, hidden, None, ""
             return
-        ballot = gr.update(choices=[*names, compare.SAME], value=None, visible=blind)
+        votes = blind and not any("error" in answer for answer in answers)
+        ballot = gr.update(choices=[*names, compare.SAME], value=None, visible=votes)
         shown = compare.show_answers(answers, names, blind=blind)
-        yield shown, ballot, gr.update(visible=blind), chosen if blind else None, ""
+        yield shown, ballot, gr.update(visible=votes), chosen if votes else None, ""
 
     async def count(order: list[str] | None, vote: str | None) -> tuple[Any, ...]:
         if not order or not vote:

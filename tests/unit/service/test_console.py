@@ -133,6 +133,17 @@ def test_blind_orders_are_all_equally_likely():
     assert 900 < first.count("a") < 1100
 
 
+def test_one_that_cannot_answer_does_not_hide_the_others():
+    """Its card says why; blind, only that it could not, for the reason may name it."""
+    answers = [{"error": "whisper@2 <is> full"}, ANSWER]
+    shown = compare.show_answers(answers, ["whisper@2", "whisper@1"], blind=False)
+    assert "whisper@2 &lt;is&gt; full" in shown
+    assert ">there</" in shown
+    blind = compare.show_answers(answers, ["A", "B"], blind=True)
+    assert "could not answer" in blind
+    assert "whisper@2" not in blind
+
+
 def test_blind_answers_tell_nothing_but_words():
     """Neither the version nor probabilities, which differ by version, nor how long it took."""
     shown = compare.show_answers([ANSWER, ANSWER], ["A", "B"], blind=True)
