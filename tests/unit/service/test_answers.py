@@ -379,7 +379,7 @@ async def test_noise_is_no_speech(make_app, serve, wav, noise, engine):
 async def test_a_voice_detector_that_is_not_here_is_missed(
     make_app, serve, wav, monkeypatch, caplog, installed, wanted, why
 ):
-    """Who asks for it is told so; who runs the service, if it was never switched off. Linux on Arm has no wheel."""
+    """Who asks for it is told so; who runs the service, if it was never switched off. Not every machine has a wheel."""
     monkeypatch.setattr("speech.vad.is_available", lambda: installed)
     async with serve(make_app(vad=wanted)) as client:
         asked = (await post(client, wav(1), vad="true")).json()
