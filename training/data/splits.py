@@ -1,12 +1,12 @@
 """Who is for training and who for measuring: splits that no sentence crosses and no reordering changes.
 
-It moves no clip out of a split that its source gave it, and does not look at speakers: a data set with several
-should come with splits of its own.
+It moves no clip from a split that its source gave it into another, and does not look at speakers: a data set with
+several should come with splits of its own.
 """
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sized
+from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
 
 from speech.text import normalize
 from training.data.manifest import SplitName, Utterance
@@ -121,18 +121,41 @@ def _split_language(
         name = split_of.get(sentence_of[utterance.id], "train")
         leaks = utterance.split != name and name in given and name != "train"
         if leaks:
-            dropped.append(
-                Dropped(
-                    id=utterance.id,
-                    source=utterance.source,
-                    reason="leaked_sentence",
-                    detail=f"its sentence is in the given {name} set: {utterance.text!r}",
-                    by_source_rule=True,
-                )
-            )
+            detail = f"its sentence is in the given {name} set: {utterance.text!r}"
+            dropped.append(_left_out(utterance, "leaked_sentence", detail))
         else:
             kept.append(utterance.model_copy(update={"split": name}))
     return kept, dropped
+
+
+def limit_dev(
+    utterances: Sequence[Utterance], per_language: int, *, seed: int
+) -> tuple[list[Utterance], list[Dropped]]:
+    """Leave out what a dev set has more than is wanted of a language: it is heard at every evaluation.
+
+    Which clips stay depends on their ids and the seed, so most stay when more come.
+
+    Returns:
+        The others, in their order, and those that are left out (reason "more_dev_than_wanted").
+    """
+    dev: defaultdict[str, list[Utterance]] = defaultdict(list)
+    for utterance in utterances:
+        if utterance.split == "dev":
+            dev[utterance.language].append(utterance)
+    spare = {
+        utterance.id
+        for clips in dev.values()
+        for utterance in sorted(clips, key=lambda u: hashlib.sha256(f"{seed}:{u.id}".encode()).digest())[per_language:]
+    }
+    detail = f"dev_clips: {per_language} a language are enough to choose by"
+    return (
+        [utterance for utterance in utterances if utterance.id not in spare],
+        [_left_out(utterance, "more_dev_than_wanted", detail) for utterance in utterances if utterance.id in spare],
+    )
+
+
+def _left_out(utterance: Utterance, reason: str, detail: str) -> Dropped:
+    return Dropped(id=utterance.id, source=utterance.source, reason=reason, detail=detail, by_source_rule=True)
 
 
 def _count(wanted: int | Mapping[str, int], language: str) -> int:

@@ -33,6 +33,7 @@ async def events(client, data, path="/transcribe", **form):
     response = await post(client, data, path, stream="true", **form)
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("text/event-stream")
+    assert response.headers["x-accel-buffering"] == "no"  # or nginx would keep all until the last
     return [json.loads(line.removeprefix("data: ")) for line in response.text.splitlines() if line]
 
 

