@@ -7,6 +7,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, models
 
+from registry import Registry
+from registry.importing import import_model
 from speech.checkpoint import (
     CHECKPOINT_FILES,
     CONFIG_SIZES,
@@ -276,6 +278,19 @@ def test_an_old_generation_config_is_completed(checkpoint):
     before = path.stat().st_mtime_ns
     complete_generation_config(checkpoint)
     assert path.stat().st_mtime_ns == before
+
+
+def test_an_import_completes_the_generation_config(checkpoint, tmp_path):
+    """A version has the languages, and so has its export, which detects by them; the folder it came from is left."""
+    path = checkpoint / "generation_config.json"
+    whole = json.loads(path.read_text())
+    edit(path, lang_to_id=None)
+    before = path.read_bytes()
+    version = import_model(str(checkpoint), "old", Registry(tmp_path / "registry"))
+    assert json.loads((version.path / path.name).read_text())["lang_to_id"] == whole["lang_to_id"]
+    exported = json.loads((version.path / "ctranslate2" / "config.json").read_text())
+    assert exported["lang_ids"] == sorted(whole["lang_to_id"].values())
+    assert path.read_bytes() == before
 
 
 def test_transformers_finds_every_weight(tiny):
