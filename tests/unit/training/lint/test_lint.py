@@ -14,6 +14,7 @@ from speech.audio import SAMPLE_RATE
 from training.__main__ import app
 from training.data.manifest import write_manifest
 from training.data.report import Dropped
+from training.learning_rate import USUAL
 from training.lint.codes import CODES
 from training.lint.cost import estimate, parameters, time_steps
 from training.lint.gather import gather
@@ -255,6 +256,35 @@ def test_the_probe_times_real_steps_and_leaves_nothing(tiny, noise_clips, short_
     seconds = time_steps(short_config(), tmp_path / "base", data, folder, tmp_path / "runs")
     assert 0 < seconds < 60
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+@pytest.mark.parametrize("rate", [1e-7, 3e-3])
+def test_a_learning_rate_from_elsewhere_is_said(folder, tiny_registry, tmp_path, monkeypatch, rate):
+    """By lint, as a warning of its own, and by a run before it trains; a usual one is not mentioned."""
+    monkeypatch.setitem(USUAL, 16, 1e-4)  # the tiny model's width
+    runs = ["--registry", str(tiny_registry.root), "--runs", str(tmp_path / "runs")]
+    recipe = tmp_path / "recipe.toml"
+
+    def said(command, learning_rate):
+        recipe.write_text(
+            f'name = "x"\nbase = "tiny@production"\nlearning_rate = {learning_rate}\n'
+            f'[[sources]]\nkind = "folder"\npath = {json.dumps(str(folder))}\nlanguage = "it"\n'
+        )
+        return CliRunner().invoke(app, [*command, "--config", str(recipe), *runs])
+
+    def trained(*_args):
+        raise StepError("it got as far as training")
+
+    monkeypatch.setattr("training.run._run", trained)
+    linted = said(["lint", "--no-model"], rate)
+    assert linted.exit_code == 0, linted.output
+    assert "warning unusual_learning_rate" in linted.output
+    run = said(["run"], rate)
+    assert str(run.exception) == "it got as far as training", run.output
+    assert f"warning: learning_rate is {rate:g}" in run.output
+    for usual in (said(["lint", "--no-model"], 1e-4), said(["run"], 1e-4)):
+        assert "unusual_learning_rate" not in usual.output
+        assert "learning_rate is" not in usual.output
 
 
 def test_what_lint_refuses_can_be_accepted_by_retraining(folder, tiny_registry, tmp_path, monkeypatch):
