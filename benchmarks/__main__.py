@@ -43,7 +43,9 @@ def run_command(
 
 @app.command("training")
 def training_command(
-    only: Annotated[list[str] | None, typer.Option(help="parts, folds or speed; may be given several times.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="parts, folds, speed or padding; may be given several times.")
+    ] = None,
     steps: Annotated[int, typer.Option(min=10, help="Optimiser steps of each fine-tuning.")] = 200,
     jobs: Annotated[int, typer.Option(min=1, help="Fine-tunings at once; they share the device.")] = 1,
     registry: Annotated[

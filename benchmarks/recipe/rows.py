@@ -7,16 +7,18 @@ that serves on this device.
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from benchmarks.recipe.clock import StepClock
 from registry import Registry, Version
 from registry.files import write_atomically
 from speech.context import ElasticContext
@@ -69,6 +71,8 @@ class Heard:
     steps: int
     learned: list[Hypothesis]
     guard: list[Hypothesis]
+    seconds_a_step: float = math.nan
+    """Of the fine-tuning, its first steps left out; not a number if there was none."""
 
 
 ROWS = (
@@ -91,6 +95,12 @@ ROWS = (
     Row("LoRA, rank 32, 1e-3", {"lora": {}, "learning_rate": 1e-3}),
     Row("learning rate 1e-5", {"learning_rate": 1e-5}),
 )
+
+PADDING = (
+    Row("clips as long as they are", {"learning_rate": 1e-5}),
+    Row("the same, padded to 30 s", {"learning_rate": 1e-5, "full_context_share": 1.0}, contexts=(ElasticContext(),)),
+)
+"""At the rate that was best of `ROWS`: which of two recipes is better shows where neither is overdone."""
 
 CROSS_VALIDATION = tuple(Row(f"fold {fold + 1}", fold=fold) for fold in range(FOLDS))
 
@@ -139,7 +149,7 @@ def fold_of(utterance: Utterance) -> int:
 def base_row(laboratory: Laboratory, fold: int | None = None) -> Heard:
     """Measure the base at 30 s."""
     name = "base" if fold is None else f"base-fold-{fold + 1}"
-    return _hear(laboratory, Row(name, fold=fold), laboratory.base.path, 0.0, ElasticContext(), 0)
+    return _hear(laboratory, Row(name, fold=fold), laboratory.base.path, 0.0, ElasticContext())
 
 
 def run_rows(laboratory: Laboratory, rows: Sequence[Row], jobs: int, say: Callable[[str], None]) -> list[list[Heard]]:
@@ -163,6 +173,7 @@ def run_row(laboratory: Laboratory, row: Row) -> list[Heard]:
     served = laboratory.served()
     wanted = [(alpha, served) for alpha in row.alphas] + [(1.0, one) for one in row.contexts if one != served]
     done = folder / "done.json"
+    clock = StepClock()
     if not done.is_file():
         config = changed(laboratory.config, row)
         replay = _rehearsed(laboratory) if row.replay and config.replay_labels == "base" else laboratory.data.replay
@@ -175,18 +186,19 @@ def run_row(laboratory: Laboratory, row: Row) -> list[Heard]:
                 laboratory.folder,
                 folder,
                 replay=mix(replay, config.seed) if row.replay else (),
+                callbacks=[clock],
             )
         for alpha, context in wanted:
             checkpoint = tuned.checkpoint
             if alpha != 1.0:
                 checkpoint = folder / "between"
                 interpolate(laboratory.base.path, tuned.checkpoint, alpha, checkpoint)
-            _hear(laboratory, row, checkpoint, alpha, context, tuned.steps)
+            _hear(laboratory, row, checkpoint, alpha, context)
         for weights in ("checkpoint", "between"):
             shutil.rmtree(folder / weights, ignore_errors=True)
-        write_atomically(done, json.dumps({"steps": tuned.steps}).encode())
-    steps = json.loads(done.read_text(encoding="utf-8"))["steps"]
-    return [_hear(laboratory, row, None, alpha, context, steps) for alpha, context in wanted]
+        write_atomically(done, json.dumps({"steps": tuned.steps, "seconds_a_step": clock.seconds_a_step}).encode())
+    told = json.loads(done.read_text(encoding="utf-8"))
+    return [replace(_hear(laboratory, row, None, alpha, context), **told) for alpha, context in wanted]
 
 
 def changed(config: TrainingConfig, row: Row) -> TrainingConfig:
@@ -197,9 +209,7 @@ def changed(config: TrainingConfig, row: Row) -> TrainingConfig:
     return TrainingConfig.model_validate(content)
 
 
-def _hear(
-    laboratory: Laboratory, row: Row, checkpoint: Path | None, alpha: float, context: ElasticContext, steps: int
-) -> Heard:
+def _hear(laboratory: Laboratory, row: Row, checkpoint: Path | None, alpha: float, context: ElasticContext) -> Heard:
     """Transcribe what is held out, unless that was done before."""
     at = f"{context.margin}" if context.elastic else "full"
     kept = laboratory.folder / _slug(row.name) / f"alpha-{alpha:g}-margin-{at}.jsonl.gz"
@@ -215,7 +225,7 @@ def _hear(
         row.name,
         alpha,
         context,
-        steps,
+        0,
         [one for one in heard if one.id not in guards],
         [one for one in heard if one.id in guards],
     )

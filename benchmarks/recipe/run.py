@@ -4,17 +4,17 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.recipe.report import report, speed_report
-from benchmarks.recipe.rows import CROSS_VALIDATION, ROWS, Laboratory, base_row, run_rows
+from benchmarks.recipe.report import padding_report, report, speed_report
+from benchmarks.recipe.rows import CROSS_VALIDATION, PADDING, ROWS, Laboratory, base_row, run_rows
 from benchmarks.recipe.speed import measure
 from training.shell import Shell, StepError
 
-PARTS = ("parts", "folds", "speed")
+PARTS = ("parts", "folds", "speed", "padding")
 SPEED_STEPS = 20
 
 
 def run(registry: Path, runs: Path, *, only: Sequence[str], steps: int, jobs: int, into: Path, shell: Shell) -> None:
-    """Measure, and write `figures.md` (parts and folds) and `speed.md` into a folder.
+    """Measure, and write `figures.md` (parts and folds), `speed.md` and `padding.md` into a folder.
 
     Raises:
         StepError: there is no such part.
@@ -33,6 +33,12 @@ def run(registry: Path, runs: Path, *, only: Sequence[str], steps: int, jobs: in
         text = speed_report(speed, batch_size=config.batch_size, full_share=config.full_context_share)
         (into / "speed.md").write_text(text, encoding="utf-8")
         shell.say(f"elastic steps are {speed.ratio:.1f} times faster than padded ones: {into / 'speed.md'}")
+    if "padding" in wanted:  # timed, too: one after the other
+        base = base_row(laboratory)
+        (short, *_), (*_, padded) = run_rows(laboratory, PADDING, 1, shell.say)
+        text = padding_report(base, short, padded, full_share=config.full_context_share)
+        (into / "padding.md").write_text(text, encoding="utf-8")
+        shell.say(f"short and padded side by side: {into / 'padding.md'}")
     if wanted & {"parts", "folds"}:
         rows = ROWS if "parts" in wanted else ROWS[:1]
         folds = CROSS_VALIDATION if "folds" in wanted else ()

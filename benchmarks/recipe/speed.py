@@ -5,20 +5,16 @@ features, both passes, the optimiser. It says nothing about how good the result 
 """
 
 import shutil
-import time
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from benchmarks.recipe.clock import FIRST_STEPS, StepClock
 from benchmarks.recipe.rows import Laboratory, Row, changed
 from training.data.mix import mix
 from training.finetune import fine_tune
 
 ROUNDS = 3
-FIRST_STEPS = 3
-"""Of each round, not counted: libraries choose their kernels, and caches fill."""
 
 
 @dataclass(frozen=True)
@@ -39,24 +35,6 @@ class Speed:
         """Return how many times faster a recipe is of which a share of the steps is 30 s long."""
         elastic, padded = min(self.elastic), min(self.padded)
         return padded / ((1 - share) * elastic + share * padded)
-
-
-class StepClock(TrainerCallback):  # type: ignore[misc]
-    """Notes when each step ended, on the device."""
-
-    def __init__(self) -> None:
-        self.ends: list[float] = []
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Wait for the device, and look at the clock."""
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.ends.append(time.perf_counter())
-
-    @property
-    def seconds_a_step(self) -> float:
-        """Return the mean over the steps after the first few."""
-        return (self.ends[-1] - self.ends[FIRST_STEPS - 1]) / (len(self.ends) - FIRST_STEPS)
 
 
 def measure(laboratory: Laboratory, steps: int, rounds: int = ROUNDS) -> Speed:

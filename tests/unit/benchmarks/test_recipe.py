@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.recipe.report import report, speed_report
-from benchmarks.recipe.rows import CROSS_VALIDATION, FOLDS, RECIPE, ROWS, Heard, Laboratory, changed, fold_of
-from benchmarks.recipe.speed import FIRST_STEPS, Speed, StepClock
+from benchmarks.recipe.clock import FIRST_STEPS, StepClock
+from benchmarks.recipe.report import padding_report, report, speed_report
+from benchmarks.recipe.rows import CROSS_VALIDATION, FOLDS, PADDING, RECIPE, ROWS, Heard, Laboratory, changed, fold_of
+from benchmarks.recipe.speed import Speed
 from speech.context import ElasticContext
 from training.config import read_config
 from training.data.manifest import AudioSlice, Utterance
@@ -34,7 +35,7 @@ def heard(row, wrong, *, alpha=1.0, context=None):
     return Heard(row, alpha, context, 200, learned, [hypothesis("en", i) for i in range(10)])
 
 
-@pytest.mark.parametrize("row", [*ROWS, *CROSS_VALIDATION], ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [*ROWS, *PADDING, *CROSS_VALIDATION], ids=lambda row: row.name)
 def test_every_row_is_a_recipe_of_its_own(row):
     """A row's config is valid, differs from the recipe in what it names alone, and rehearses only if it says so."""
     recipe = read_config(RECIPE)
@@ -47,7 +48,7 @@ def test_every_row_is_a_recipe_of_its_own(row):
 
 def test_rows_have_names_of_their_own():
     """No two rows are kept in one folder."""
-    names = [row.name for row in (*ROWS, *CROSS_VALIDATION)]
+    names = [row.name for row in (*ROWS, *PADDING, *CROSS_VALIDATION)]
     assert len(set(names)) == len(names)
 
 
@@ -82,6 +83,29 @@ def test_the_table_says_what_was_measured():
     assert "| 20 | 0.400 | 0.100 | 0.400 | 0.100 | -0.300 [" in lines["1"]
     assert "200 steps a row" in text
     assert "20 held-out clips" in text
+
+
+def test_padding_alone_is_between_the_two():
+    """Short and padded differ in the share of steps at 30 s and in nothing else."""
+    short, padded = (changed(read_config(RECIPE), row).model_dump() for row in PADDING)
+    assert {name for name in short if short[name] != padded[name]} == {"full_context_share"}
+    assert padded["full_context_share"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "verdict"), [(1, "(no worse by more than 0.02)"), (3, "(not shown to be no worse by more than 0.02)")]
+)
+def test_short_against_padded_has_a_verdict(wrong, verdict):
+    """The upper end of the difference decides, and the ratio of the times is padded over short."""
+    base = heard("base", 4, context=ElasticContext())
+    short = replace(heard("short", wrong), seconds_a_step=0.5)
+    padded = replace(heard("padded", 2, context=ElasticContext()), seconds_a_step=3.0)
+    text = padding_report(base, short, padded, full_share=0.02)
+    assert f"| short | 0.{wrong}00 | 0.{wrong}00 | 0.{wrong}00 | 0.50 |" in text
+    assert f"Short less padded: {(wrong - 2) / 10:+.3f} [" in text
+    assert verdict in text
+    assert "6.0 times faster" in text
+    assert "with 2 % of the steps at 30 s" in text
 
 
 def test_speed_is_a_ratio_of_the_fastest_rounds():
