@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from speech.audio import SAMPLE_RATE
 from speech.context import MAX_POSITIONS
 from speech.features import CHUNK_LENGTH, HOP_LENGTH, N_FFT, N_FRAMES, N_SAMPLES
-from speech.tokens import MAX_LABEL_TOKENS, WhisperTokenizer, load_tokenizer
+from speech.tokens import MAX_LABEL_TOKENS, N_TIMESTAMPS, WhisperTokenizer, load_tokenizer
 
 Array = NDArray[Any]
 
@@ -77,7 +77,19 @@ def check_checkpoint(source: Path) -> None:
         raise CheckpointError(
             "this is an English-only checkpoint (.en): take the one without .en, which knows English, too"
         )
-    read_tokenizer(source)
+    _check_tokens(WhisperTokenizer(read_tokenizer(source)), config["vocab_size"])
+
+
+def _check_tokens(tokenizer: WhisperTokenizer, vocab_size: int) -> None:
+    """Refuse a vocabulary that is not laid out as Whisper's: text, end, other special tokens, times."""
+    if not tokenizer.has_text_first:
+        raise CheckpointError(
+            "tokenizer.json: the special tokens do not follow the text tokens, as in a tokenizer that was trained "
+            "anew; Whisper's own is needed"
+        )
+    wanted = tokenizer.timestamp_begin + N_TIMESTAMPS
+    if vocab_size < wanted:
+        raise CheckpointError(f"config.json: vocab_size is {vocab_size}, and tokenizer.json has {wanted} tokens")
 
 
 def _refuse_code(name: str, content: Mapping[str, Any]) -> None:

@@ -63,6 +63,12 @@ class WhisperTokenizer:
         last = self._special(LAST_BEFORE_TRANSLATE)
         return {str(self._tokenizer.id_to_token(token)).strip("<|>"): token for token in range(first, last)}
 
+    @property
+    def has_text_first(self) -> bool:
+        """Say whether every byte's token lies below the end's, as everything here that tells text by it assumes."""
+        tokens = [self._tokenizer.token_to_id(letter) for letter in BYTES]
+        return all(token is None or token < self.eot for token in tokens)
+
     def language_code(self, language: str) -> str:
         """Return the code of a language that the model knows ("it", "IT", "it-IT" are one).
 

@@ -94,6 +94,7 @@ def fine_tune(
         base, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True, use_safetensors=True
     )
     model.config.use_cache = False
+    model.config.apply_spec_augment = False  # the recipe's blanks lie on the clip; transformers' fall on padding, too
     make_elastic(model)
     if config.freeze_encoder:
         model.model.encoder.requires_grad_(requires_grad=False)
@@ -229,7 +230,8 @@ def save_checkpoint(model: Any, base: Path, target: Path) -> None:
     """Write the weights in float32 safetensors beside `base`'s tokenizer and configs, which training leaves alone.
 
     Trainer rewrites scalar token ids of the generation config as lists (transformers#45584); taking the base's file
-    keeps it whole.
+    keeps it whole. Only tokens that a config of 2022 forces do not come through: they would make `generate` write
+    English whatever is said.
     """
     shutil.rmtree(target, ignore_errors=True)
     model.save_pretrained(target, max_shard_size="100GB")
@@ -237,7 +239,8 @@ def save_checkpoint(model: Any, base: Path, target: Path) -> None:
         if file.suffix == ".json" and file.name in CHECKPOINT_FILES:
             shutil.copyfile(file, target / file.name)
     config = json.loads((target / "config.json").read_text(encoding="utf-8"))
-    config.pop("torch_dtype", None)
+    for old in ("torch_dtype", "forced_decoder_ids"):
+        config.pop(old, None)
     config["dtype"] = "float32"
     (target / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     if not (target / WEIGHTS).is_file():

@@ -28,9 +28,9 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from speech.context import POSITIONS_PER_SECOND
+from speech.context import SAMPLES_PER_POSITION
 from speech.encoder import encode
-from speech.engine import MAX_NEW_TOKENS
+from speech.engine import MAX_NEW_TOKENS, max_new_tokens
 from speech.engine.torch_engine import greedy
 from speech.tokens import MAX_LABEL_TOKENS, WhisperTokenizer
 from training.adapters import whisper_of
@@ -105,6 +105,8 @@ class BudgetCallback(TrainerCallback):  # type: ignore[misc]
         if self._budget.progress(state.global_step) >= 1.0:
             control.should_training_stop = True
             control.should_save = True  # what comes after training may fail; the training need not be lost with it
+        if control.should_save or control.should_evaluate:
+            control.should_log = True  # before either: weights that a lost loss has spoilt are not kept
         if rank() == 0:
             self._show(state)
 
@@ -116,10 +118,12 @@ class BudgetCallback(TrainerCallback):  # type: ignore[misc]
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        """Remember the loss; a loss that is no number ends the run."""
+        """Remember the loss; a loss, or a gradient, that is no number ends the run."""
         self._loss = (logs or {}).get("loss", self._loss)
-        if logs and not math.isfinite(logs.get("loss", 0.0)):
-            raise FloatingPointError(f"the loss is {logs['loss']} at step {state.global_step}: lower the learning rate")
+        for name, said in (("loss", "loss"), ("grad_norm", "gradients' norm")):
+            value = (logs or {}).get(name, 0.0)
+            if not math.isfinite(value):
+                raise FloatingPointError(f"the {said} is {value} at step {state.global_step}: lower the learning rate")
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Close the bar."""
@@ -165,6 +169,7 @@ class InterruptCallback(TrainerCallback):  # type: ignore[misc]
         """Save and stop if a signal came, to whichever process."""
         self.interrupted = bool(largest(self.interrupted))
         if self.interrupted:
+            control.should_log = True  # as before every checkpoint
             control.should_save = True
             control.should_training_stop = True
 
@@ -360,20 +365,14 @@ class ElasticTrainer(Seq2SeqTrainer):  # type: ignore[misc]
             whisper = whisper_of(self.accelerator.unwrap_model(model))
             encoded = encode(whisper.model.encoder, features)
             prompts = decoder_input_ids[:, :PROMPT_TOKENS].tolist()
-            hypotheses = greedy(whisper, encoded, prompts, max_new_tokens(encoded.shape[1]), self._tokenizer)
+            # The batch has no windows whose own length would say it.
+            limit = max_new_tokens(encoded.shape[1] * SAMPLES_PER_POSITION)
+            hypotheses = greedy(whisper, encoded, prompts, limit, self._tokenizer)
         labels = prepared["labels"]
         predictions = torch.full((len(hypotheses), MAX_NEW_TOKENS), IGNORED, device=labels.device)
         for row, hypothesis in enumerate(hypotheses):
             predictions[row, : len(hypothesis.tokens)] = torch.tensor(hypothesis.tokens, device=labels.device)
         return loss, predictions, nn.functional.pad(labels, (0, MAX_LABEL_TOKENS - labels.shape[1]), value=IGNORED)
-
-
-def max_new_tokens(positions: int) -> int:
-    """Return how many tokens a batch of so many encoder positions may have: as `Window.max_new_tokens` of its length.
-
-    The batch has no windows whose own length would say it.
-    """
-    return min(MAX_NEW_TOKENS, 24 + 30 * positions // POSITIONS_PER_SECOND)
 
 
 def token_mean_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:

@@ -34,8 +34,8 @@ PADDING_HEAD = """# Short against padded
 Written by `python -m benchmarks training --only padding` ({device}): whisper-base is fine-tuned twice on the same
 Italian and Russian prompts with the same seed, {steps} steps at a peak learning rate of 1e-5 (all else:
 `benchmarks/recipe/recipe.toml`): once on windows as long as their clips, with {share:g} % of the steps at 30 s, and
-once always at 30 s, as is usual. The first is served with a short context, the second at 30 s. Word error rates of {learned}
-held-out clips, and of {guard} English ones, which nobody learned.
+once always at 30 s, as is usual. The first is served with a short context, the second at 30 s. Word error rates of
+{learned} held-out clips, and of {guard} English ones, which nobody learned.
 
 | | it | ru | en | seconds a step |
 |---|--:|--:|--:|--:|

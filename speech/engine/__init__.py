@@ -71,12 +71,16 @@ class Window:
 
     @property
     def max_new_tokens(self) -> int:
-        """How many tokens it may have: a loop is cut short, and no speech is cut off.
+        """How many tokens it may have; by its own length, not by what shares its batch."""
+        return max_new_tokens(self.audio.size)
 
-        30 a second is twice what the densest scripts need (three byte tokens a letter); 224 is the decoder's own
-        limit. By its own length, not by what shares its batch.
-        """
-        return min(MAX_NEW_TOKENS, 24 + math.ceil(30 * self.audio.size / SAMPLE_RATE))
+
+def max_new_tokens(n_samples: int) -> int:
+    """Return how many tokens so much audio, at 16 kHz, may have: a loop is cut short, and no speech is cut off.
+
+    30 a second is twice what the densest scripts need (three byte tokens a letter); 224 is the decoder's own limit.
+    """
+    return min(MAX_NEW_TOKENS, 24 + math.ceil(30 * n_samples / SAMPLE_RATE))
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,10 @@ CODES: dict[str, Rule] = {
         "the tokenizer takes many tokens a letter: long clips may meet the limits of 448, and of 224 when served",
         "keep clips short",
     ),
-    "many_tokens": _warning("more than 224 tokens: served, the text would be cut off", "cut the clip"),
+    "many_tokens": _warning(
+        "more tokens than the service writes of so short a clip (30 a second and 24, 224 at most)",
+        "see whether all of the text is said there; if it is, cut the clip",
+    ),
     "mixed_case": _warning("some transcripts begin with a capital, some do not", "write all in one way"),
     "mixed_punctuation": _warning("some transcripts end in punctuation, some do not", "write all in one way"),
     "mixed_numbers": _warning("numbers are in digits here and in words there", "write all in one way"),

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from speech.audio import SAMPLE_RATE
+from speech.engine import max_new_tokens
 from speech.guard import COMPRESSION_RATIO_THRESHOLD
 from speech.text import normalize
 from speech.tokens import WhisperTokenizer
@@ -32,8 +34,6 @@ DUPLICATE_SHARE = 0.1
 DENSE_TOKENS = 0.8
 """Tokens a character, at the median: English has 0.25; letters written byte by byte have 2 or 3."""
 
-SERVED_TOKENS = 224
-"""What one window may be answered with: half of Whisper's 448 positions, as openai/whisper has it."""
 
 SCRIPTS: Mapping[str, frozenset[str]] = {
     code: frozenset(scripts.split())
@@ -84,7 +84,7 @@ def check_texts(utterances: Sequence[Utterance], tokenizer: WhisperTokenizer) ->
     yield from _each(utterances, "not_nfc", lambda u: None if unicodedata.is_normalized("NFC", u.text) else "")
     in_limit = {u.id for u in utterances if counts[u.id] + SPECIAL_TOKENS <= MAX_LABEL_TOKENS}
     yield from _each(
-        utterances, "many_tokens", lambda u: _tokens(counts[u.id], SERVED_TOKENS) if u.id in in_limit else None
+        utterances, "many_tokens", lambda u: _tokens(counts[u.id], _served_tokens(u)) if u.id in in_limit else None
     )
     for language, group in by_language(utterances).items():
         yield from _odd_rates(language, group)
@@ -112,6 +112,11 @@ def _each(utterances: Sequence[Utterance], code: str, fault: Callable[[Utterance
 
 def _tokens(count: int, limit: int) -> str | None:
     return f"{count} tokens" if count > limit else None
+
+
+def _served_tokens(utterance: Utterance) -> int:
+    """Return how many tokens the engines write at most of a window of that length."""
+    return max_new_tokens(round(utterance.audio.duration * SAMPLE_RATE))
 
 
 def _too_long(utterance: Utterance) -> str | None:

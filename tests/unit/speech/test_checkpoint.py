@@ -123,6 +123,31 @@ def test_the_tokenizer_of_another_model_is_refused(checkpoint):
         check_checkpoint(checkpoint)
 
 
+def test_failure_37_a_tokenizer_that_was_trained_anew_is_refused(checkpoint):
+    """One whose special tokens come first would have all text taken for control, and every transcript empty."""
+    layout = json.loads((checkpoint / "tokenizer.json").read_text(encoding="utf-8"))
+    special = {token["content"] for token in layout["added_tokens"]}
+    text = [token for token in layout["model"]["vocab"] if token not in special]
+    order = [token["content"] for token in layout["added_tokens"]] + text
+    ids = {token: number for number, token in enumerate(order)}
+    layout["model"]["vocab"] = {token: ids[token] for token in (*text, *(special & layout["model"]["vocab"].keys()))}
+    for token in layout["added_tokens"]:
+        token["id"] = ids[token["content"]]
+    (checkpoint / "tokenizer.json").write_text(json.dumps(layout), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="do not follow the text tokens"):
+        check_checkpoint(checkpoint)
+
+
+def test_failure_37_every_token_has_an_embedding(checkpoint):
+    """A model with fewer tokens than its tokenizer would be asked for what it has not; more are harmless padding."""
+    size = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+    edit(checkpoint / "config.json", vocab_size=size + 7)
+    check_checkpoint(checkpoint)
+    edit(checkpoint / "config.json", vocab_size=size - 1)
+    with pytest.raises(CheckpointError, match=rf"vocab_size is {size - 1}, and tokenizer\.json has {size} tokens"):
+        check_checkpoint(checkpoint)
+
+
 def test_the_known_ways_to_run_code_are_forbidden():
     """These keys have made transformers run what a checkpoint brought along."""
     assert {"auto_map", "_attn_implementation_internal"} <= set(FORBIDDEN_CONFIG_KEYS)

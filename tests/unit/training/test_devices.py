@@ -1,9 +1,11 @@
 """How a step is shared among processes, and what one process does without others."""
 
+from datetime import timedelta
+
 import pytest
 
 from training.config import ConfigError
-from training.devices import divide_batch, largest, n_processes, on_all, rank, wait_for_all
+from training.devices import _join, divide_batch, largest, n_processes, on_all, rank, wait_for_all
 
 
 @pytest.mark.parametrize(
@@ -32,3 +34,12 @@ def test_one_process_is_first_and_asks_nobody(monkeypatch):
     wait_for_all()
     assert largest(3.5) == 3.5
     assert on_all(divmod, 7, 2) == (3, 1)
+
+
+def test_failure_30_who_waits_for_the_first_waits_for_hours(monkeypatch):
+    """Reading a large data set takes the first process longer than the half hour after which NCCL gives up."""
+    given = {}
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: False)
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda _backend, **more: given.update(more))
+    _join()
+    assert given["timeout"] >= timedelta(hours=12)

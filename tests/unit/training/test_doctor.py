@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from registry import Registry
+from speech import machine
 from training import doctor
 from training.doctor import examine
 
@@ -83,3 +84,14 @@ def test_the_command(tmp_path):
     found = {finding["what"]: finding for finding in json.loads(broken.stdout)}
     assert found["Folder runs"]["state"] == "error"
     assert found["Python"]["state"] == "ok"
+
+
+def test_failure_15_a_decoder_that_lacks_something_is_named(monkeypatch):
+    """Which formats could not be read, or that none can, and what to install."""
+    monkeypatch.setattr("av.codecs_available", {"flac", "aac", "vorbis"})
+    lacking = machine.audio()
+    assert (lacking.state, lacking.found) == ("warning", "FFmpeg without opus, mp3")
+    monkeypatch.setitem(sys.modules, "av", None)
+    missing = machine.audio()
+    assert missing.state == "error"
+    assert "pip install" in missing.mend

@@ -57,3 +57,16 @@ def test_two_clips_of_one_id_are_refused(tmp_path):
     clips = [Utterance(id="a", audio=audio, text="uno", language=code, source="test") for code in ("it", "ru")]
     with pytest.raises(ValueError, match="same id"):
         transcribe_utterances(None, clips, tmp_path)
+
+
+def test_failure_3_each_clip_is_asked_for_in_its_own_language(speech, steady):
+    """Also where clips of two languages share a batch; and as a transcription, never a translation."""
+    utterances, folder = speech
+    mixed = [one.model_copy(update={"language": ("it", "ru")[i % 2]}) for i, one in enumerate(utterances)]
+    engine = steady("tono")
+    heard = transcribe_utterances(engine, mixed, folder)
+    assert [one.language for one in heard] == [one.language for one in mixed]
+    lengths = {round(one.audio.duration * 16_000): one.language for one in mixed}
+    assert len(lengths) >= 2
+    asked = sorted((window.language, window.task) for window in engine.windows)
+    assert asked == sorted((one.language, "transcribe") for one in mixed)

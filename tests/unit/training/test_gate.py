@@ -8,7 +8,7 @@ import pytest
 from speech import scores
 from training.evaluate import POOLED, Hypothesis
 from training.gate import Verdict, exit_status, judge
-from training.guards import LongForm, Measured, Part, Sound
+from training.guards import Detection, LongForm, Measured, Part, Sound
 from training.rules import Rules
 
 WORDS = ("uno", "due", "tre", "quattro", "cinque")
@@ -443,3 +443,11 @@ def test_times_are_compared_where_both_heard_enough():
     assert "timestamps" not in verdict.guards
     assert any("times of words were not compared" in note for note in verdict.notes)
     assert verdict.decision == "promote"
+
+
+def test_failure_7_timestamp_tokens_that_were_lost_are_told():
+    """Whoever reads the verdict sees that a model has forgotten to give times, even if words have them by alignment."""
+    heard = [tuple(Detection(id=str(i), language="it", detected="it", timestamps=t) for i in range(8)) for t in (1, 0)]
+    before, after = (measured(**FINE, detections=one) for one in heard)
+    verdict = judge_with(*BETTER, measured=(before, after))
+    assert "timestamp tokens given and in order: 8 → 0 of 8 clips" in verdict.notes

@@ -142,6 +142,28 @@ def test_a_dev_set_that_is_given_is_not_heard_whole(tokenizer, tmp_path, own, ge
     assert {u.id for u in data.of("dev")} < {u.id for u in more.of("dev")}
 
 
+def test_failure_29_a_hundred_clips_are_enough_to_choose(tokenizer, tmp_path, own, general, write_clip):
+    """Of a dev set that is given, a hundred clips a language are heard at each evaluation unless one wants more."""
+    lines = []
+    for n in range(110):
+        write_clip(tmp_path / "general" / f"dev-{n}.wav", 1000 + n)
+        lines.append(json.dumps({"audio_filepath": f"dev-{n}.wav", "duration": 0.1, "text": f"altra {n}"}))
+    (tmp_path / "general" / "dev.json").write_text("\n".join(lines))
+    given = general | {"use": "dev", "path": tmp_path / "general" / "dev.json"}
+    data = read(tokenizer, tmp_path / "cache", own, given)
+    assert len([one for one in data.of("dev") if one.source == "nemo:dev.json"]) == 100
+    assert Counter(one.reason for one in data.report.dropped) == {"more_dev_than_wanted": 10}
+
+
+def test_failure_36_a_row_in_a_language_without_a_token_is_refused(tokenizer, tmp_path, own, general):
+    """The model cannot be told to speak it: which language of the data it is, is said before anything is trained."""
+    rows = [json.loads(line) for line in (tmp_path / "general" / "all.json").read_text().splitlines()]
+    named = [json.dumps(row | {"lang": "it" if i else "xx"}) for i, row in enumerate(rows)]
+    (tmp_path / "general" / "all.json").write_text("\n".join(named))
+    with pytest.raises(ConfigError, match="knows no language 'xx'"):
+        read(tokenizer, tmp_path / "cache", own, {name: general[name] for name in ("kind", "path", "use")})
+
+
 @pytest.mark.parametrize(("bad_own", "bad_general", "refused"), [(0, 3, False), (0, 6, True), (3, 0, True)])
 def test_each_part_of_the_data_has_its_own_faults(tokenizer, tmp_path, own, general, bad_own, bad_general, refused):
     """Bad rows among many to rehearse are not held against one's own clips, nor do good ones hide bad ones."""

@@ -1,12 +1,17 @@
 """The recipe through the real Trainer: the loss, accumulation, frozen parts, and every shipped config."""
 
+import json
+import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
+from transformers.models.whisper import modeling_whisper
 
 import training
 from speech.context import ElasticContext
@@ -15,6 +20,7 @@ from speech.engine.torch_engine import TorchEngine
 from speech.features import N_SAMPLES
 from speech.tokens import WhisperTokenizer
 from training import finetune
+from training.checkpoints import last_checkpoint
 from training.config import read_config
 from training.data.manifest import Segment, load_audio
 from training.finetune import fine_tune
@@ -184,13 +190,47 @@ def test_failure_9_words_in_silence(tiny, clips, short_config, tmp_path):
     assert heard[1].no_speech_prob > 10 * heard[0].no_speech_prob, heard
 
 
-def test_failure_24_a_loss_that_is_no_number_ends_the_run(tiny, clips, short_config, tmp_path):
-    """A learning rate that blows the weights up is named as the cause, and no checkpoint of them is the result."""
+@pytest.mark.parametrize(
+    "places",
+    [
+        {"max_steps": 20, "eval_steps": 20, "save_steps": 20},
+        {"max_steps": 3, "eval_steps": 3, "save_steps": 3},  # sooner than Trainer logs a loss
+        {"max_steps": 20, "eval_steps": 20, "save_steps": 2},
+        {"max_steps": 20, "eval_steps": 2, "save_steps": 20},
+    ],
+    ids=["at a log", "at the end", "at a checkpoint", "at an evaluation"],
+)
+def test_failure_24_a_loss_that_is_no_number_ends_the_run(tiny, clips, short_config, tmp_path, places):
+    """A learning rate that blows the weights up is named as the cause, and none of such weights is kept or chosen."""
     spoken, dev, root = clips
-    settings = short_config(learning_rate=1e30, max_steps=20, eval_steps=20, save_steps=20)
     with pytest.raises(FloatingPointError, match="lower the learning rate"):
-        fine_tune(settings, tiny.checkpoint, spoken, dev, root, tmp_path)
+        fine_tune(short_config(learning_rate=1e30, **places), tiny.checkpoint, spoken, dev, root, tmp_path)
     assert not (tmp_path / "finetuned.json").exists()
+    assert last_checkpoint(tmp_path / "checkpoints") is None
+    assert not [*tmp_path.glob("snapshots/*")]
+
+
+def test_failure_23_a_run_in_bfloat16_is_evaluated(tiny, clips, short_config, tmp_path):
+    """What computes in half precision decodes in the loop all the same, and keeps its weights in single precision."""
+    spoken, dev, root = clips
+    settings = short_config(bf16=True, max_steps=2, eval_steps=1)
+    result = fine_tune(settings, tiny.checkpoint, spoken, dev, root, tmp_path)
+    assert all(math.isfinite(score) for score in result.dev.values())
+    with safe_open(result.checkpoint / "model.safetensors", "pt") as weights:
+        assert {weights.get_slice(name).get_dtype() for name in weights.keys()} == {"F32"}  # noqa: SIM118
+
+
+def test_failure_35_blanks_are_the_recipes_own(tiny, clips, short_config, tmp_path, monkeypatch):
+    """A base whose config asks for SpecAugment gets none of transformers', which fall on padding, too."""
+    spoken, dev, root = clips
+    base = tmp_path / "base"
+    shutil.copytree(tiny.checkpoint, base)
+    asked = json.loads((base / "config.json").read_text()) | {"apply_spec_augment": True, "mask_time_prob": 0.2}
+    (base / "config.json").write_text(json.dumps(asked))
+    drawn = []
+    monkeypatch.setattr(modeling_whisper, "_compute_mask_indices", lambda *_args, **_options: drawn.append(1))
+    fine_tune(short_config(max_steps=2, eval_steps=2), base, spoken, dev, root, tmp_path / "run")
+    assert drawn == []
 
 
 def test_batches_made_elsewhere_are_the_same(tiny, clips, short_config, tmp_path):

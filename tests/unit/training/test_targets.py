@@ -1,9 +1,11 @@
-"""Targets, and the ways in which public recipes get them wrong; docs/training/recipe.md has the list."""
+"""Targets, and the ways in which public recipes get them wrong; docs/training/failures.md has the list."""
 
 import json
+import shutil
 
 import pytest
-from transformers import GenerationConfig
+import torch
+from transformers import GenerationConfig, WhisperForConditionalGeneration
 
 from speech.tokens import MAX_LABEL_TOKENS
 from training.data.manifest import Segment
@@ -45,8 +47,21 @@ def test_failures_4_and_6_generation_config(tiny, noise_clips, short_config, tmp
     before, after = (GenerationConfig.from_pretrained(folder) for folder in (tiny.checkpoint, result.checkpoint))
     assert after.to_dict() == before.to_dict()
     assert isinstance(after.eos_token_id, int)
-    config = json.loads((result.checkpoint / "config.json").read_text())
-    assert not config.get("forced_decoder_ids")
+
+
+def test_failures_4_and_6_generation_on_silence(tiny, noise_clips, short_config, tmp_path):
+    """A base of 2022 forces English in its config: what is trained of it does not, and generates, on silence too."""
+    clips, root = noise_clips
+    base = tmp_path / "base"
+    shutil.copytree(tiny.checkpoint, base)
+    forced = [[1, 50259], [2, 50359], [3, 50363]]
+    old = json.loads((base / "config.json").read_text()) | {"forced_decoder_ids": forced, "max_length": 448}
+    (base / "config.json").write_text(json.dumps(old))
+    result = fine_tune(short_config(max_steps=2, eval_steps=2), base, clips[:4], clips[4:5], root, tmp_path / "run")
+    assert "forced_decoder_ids" not in json.loads((result.checkpoint / "config.json").read_text())
+    model = WhisperForConditionalGeneration.from_pretrained(result.checkpoint, dtype=torch.float32)
+    said = model.generate(torch.zeros(1, 80, 3000), language="it", max_new_tokens=4)
+    assert said.shape[0] == 1
 
 
 def test_failure_38_prompt_in_the_loss(tokenizer):

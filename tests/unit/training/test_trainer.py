@@ -1,7 +1,9 @@
 """The budget, the loss, checkpoints, and fine-tuning itself, on a Whisper of random weights."""
 
 import json
+import shutil
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from torch.utils.data import DataLoader
-from transformers import EvalPrediction
+from transformers import EvalPrediction, Seq2SeqTrainingArguments, WhisperForConditionalGeneration
 
+import training.trainer
+from speech.engine.torch_engine import greedy
 from speech.tokens import WhisperTokenizer
+from training import finetune
 from training.batches import ElasticCollator
+from training.config import read_config
 from training.finetune import fine_tune
 from training.targets import IGNORED
 from training.trainer import Budget, LikeLengths, make_compute_metrics, token_mean_loss
@@ -188,3 +194,71 @@ def test_a_clip_that_fills_up_a_batch_is_scored_once(tokenizer):
     rows[1, 1] = IGNORED
     texts = make_compute_metrics(tokenizer, Metric(), 2)(EvalPrediction(predictions=rows, label_ids=rows))
     assert texts == {"predictions": [" ab", " d"], "references": [" ab", " d"]}  # the tokenizer begins with a blank
+
+
+def test_failure_3_dev_clips_are_decoded_in_their_own_language(
+    tiny, noise_clips, short_config, tokenizer, tmp_path, monkeypatch
+):
+    """What is measured in the loop starts from each clip's own prompt; clips of like length share a batch (failure 29).
+
+    Whatever the order they come in; and what a batch gives back are tokens, not logits, which would fill the memory.
+    """
+    clips, root = noise_clips
+    dev = [one.model_copy(update={"language": ("it", "ru")[i % 2]}) for i, one in enumerate(reversed(clips[4:]))]
+    asked, given = [], []
+
+    class Watched(finetune.ElasticTrainer):
+        def prediction_step(self, model, inputs, *args, **kwargs):
+            result = super().prediction_step(model, inputs, *args, **kwargs)
+            given.append((inputs["input_features"].shape[-1], result[1].shape, result[1].is_floating_point()))
+            return result
+
+    def watched(whisper, encoded, prompts, *rest):
+        asked.extend(prompts)
+        return greedy(whisper, encoded, prompts, *rest)
+
+    monkeypatch.setattr(finetune, "ElasticTrainer", Watched)
+    monkeypatch.setattr(training.trainer, "greedy", watched)
+    fine_tune(short_config(max_steps=2, eval_steps=2), tiny.checkpoint, clips[:4], dev, root, tmp_path)
+    by_length = sorted(dev, key=lambda one: one.audio.duration)
+    assert asked == [tokenizer.prompt(one.language) for one in by_length]
+    frames = [one[0] for one in given]
+    assert frames == sorted(frames)
+    assert frames[0] < frames[-1]
+    assert {one[1:] for one in given} == {((4, 224), False)}
+
+
+def test_failure_20_a_base_with_more_mel_bands_gets_its_own_features(tiny, noise_clips, short_config, tmp_path):
+    """After a base of 80 bands, one of 128 (as large-v3) learns from the same clips; nothing is kept of the first."""
+    clips, root = noise_clips
+    settings = short_config(max_steps=2, eval_steps=2)
+    fine_tune(settings, tiny.checkpoint, clips[:4], clips[4:5], root, tmp_path / "80")
+    twin = WhisperForConditionalGeneration.from_pretrained(
+        tiny.checkpoint, num_mel_bins=128, ignore_mismatched_sizes=True
+    )
+    base = tmp_path / "base"
+    shutil.copytree(tiny.checkpoint, base)
+    twin.save_pretrained(base)
+    result = fine_tune(settings, base, clips[:4], clips[4:5], root, tmp_path / "128")
+    assert load_file(result.checkpoint / "model.safetensors")["model.encoder.conv1.weight"].shape[1] == 128
+
+
+def test_failure_22_no_features_are_kept(tiny, noise_clips, short_config, tmp_path):
+    """A finished run's folder has the checkpoint, the curves and the result: no spectrogram, no further weights."""
+    clips, root = noise_clips
+    fine_tune(short_config(), tiny.checkpoint, clips[:8], clips[8:], root, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint", "logs", "finetuned.json"}
+
+
+def test_failure_30_no_process_takes_several_gpus(short_config, tmp_path, monkeypatch):
+    """Four GPUs in sight of one process are not put under DataParallel, which is slower than one."""
+    monkeypatch.setattr(Seq2SeqTrainingArguments, "n_gpu", 4)
+    assert finetune._arguments(short_config(), tmp_path, bf16=False)._n_gpu == 1
+
+
+def test_failure_41_audio_is_decoded_beside_the_training(short_config, tmp_path):
+    """The recipe's number of processes arrives, with pinned memory where there is a GPU; recipes for GPUs have some."""
+    arguments = finetune._arguments(short_config(dataloader_workers=3), tmp_path, bf16=False)
+    assert (arguments.dataloader_num_workers, arguments.dataloader_pin_memory) == (3, torch.cuda.is_available())
+    shipped = {path.stem: read_config(path) for path in (Path(training.__file__).parent / "configs").glob("*.toml")}
+    assert {name for name, config in shipped.items() if config.dataloader_workers == 0} == {"demo"}

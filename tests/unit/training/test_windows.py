@@ -1,12 +1,13 @@
 """The windows of an epoch: what is in them, how often, and that they repeat."""
 
 import pickle
+import shutil
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from speech.audio import SAMPLE_RATE
+from speech.audio import SAMPLE_RATE, AudioError
 from speech.context import FRAMES_PER_POSITION, positions_of
 from speech.features import log_mel_spectrogram
 from training.batches import ElasticCollator
@@ -242,3 +243,14 @@ def test_a_recorded_silence_has_no_words(windows, noise_clips, tokenizer):
 
 def _whole(clip):
     return (Segment(start=0.0, end=clip.audio.duration, text=clip.text),)
+
+
+def test_failure_21_a_clip_that_was_damaged_since_is_not_replaced(noise_clips, tokenizer, tmp_path):
+    """A file that cannot be read any more ends the run with its name; no other clip is learned in its place."""
+    clips, root = noise_clips
+    shutil.copytree(root, tmp_path / "noise")
+    windows = TrainingWindows(make_config("test", {"sources": [SOURCE]}), clips, (), tmp_path / "noise", tokenizer, 80)
+    for path in (tmp_path / "noise").glob("*.wav"):
+        path.write_bytes(b"no audio")
+    with pytest.raises(AudioError):
+        windows[Draw(0, 0)]

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Audio, ClassLabel, Features, Value
+from datasets.exceptions import DatasetNotFoundError
 
 from speech.audio import decode_audio
 from training.data.report import DataReport, TooManyDroppedError
@@ -295,6 +296,18 @@ def test_a_loading_script_is_refused_with_the_way_out(tmp_path):
     (tmp_path / "fleurs" / "fleurs.py").write_text("raise SystemExit('a script ran')")
     with pytest.raises(SourceError, match="refs/convert/parquet"):
         read(tmp_path / "fleurs", tmp_path / "cache")
+
+
+def test_failure_14_common_voice_has_left_the_hub(tmp_path, monkeypatch):
+    """Whoever asks for it there learns where it is and how to read it."""
+
+    def gone(*_args, **_options):
+        raise DatasetNotFoundError("mozilla-foundation/common_voice_17_0 doesn't exist on the Hub.")
+
+    monkeypatch.setattr("datasets.get_dataset_split_names", gone)
+    source = HubSource(dataset="mozilla-foundation/common_voice_17_0", revision="a" * 40, language="it")
+    with pytest.raises(SourceError, match=r'Mozilla Data Collective .*kind = "common_voice"'):
+        read_hub(source, tmp_path / "cache", seed=1)
 
 
 def test_a_folder_is_not_taken_for_a_name_on_the_hub(tmp_path, monkeypatch):

@@ -1,11 +1,14 @@
 """The promises of the utterance manifest."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
+import training
 from speech.audio import SAMPLE_RATE, AudioError
 from training.data.manifest import (
     AudioSlice,
@@ -193,3 +196,9 @@ def test_reading_and_writing_again_changes_no_byte(tmp_path, make_utterance):
     before = path.read_bytes()
     write_manifest(path, read_manifest(path))
     assert path.read_bytes() == before
+
+
+def test_failure_42_no_processes_of_the_data_library_that_could_hang():
+    """`num_proc` has hung on many a machine: clips are checked in threads, and only torch's loader has processes."""
+    sources = (Path(training.__file__).parent).rglob("*.py")
+    assert [path.name for path in sources if re.search(r"\bnum_proc\b|multiprocessing", path.read_text())] == []

@@ -35,6 +35,14 @@ def test_a_faulty_transcript_is_named(clips, utterance, tokenizer, text, code):
     assert not {"too_many_tokens", "many_tokens"} <= set(found)  # what cannot be written need not be served
 
 
+def test_a_short_clip_is_given_few_tokens(utterance, tokenizer):
+    """Of 2 s the service writes 84 tokens at most: a text of more is told there, and not of a longer clip."""
+    text = "a" * 84
+    assert len(tokenizer.encode(text)) == 85
+    short, longer = (utterance(f"{seconds}", text, audio={"duration": seconds}) for seconds in (2.0, 2.5))
+    assert codes_of(check_texts([short, longer], tokenizer))["many_tokens"] == ["2.0"]
+
+
 def test_a_text_that_the_tokenizer_changes_is_named(clips, utterance, tokenizer):
     """What tokens do not give back is an error: the model could never write it."""
 
