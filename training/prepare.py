@@ -1,7 +1,7 @@
 """From a config's sources to utterances with splits, and a report of what was left out and why."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -127,13 +127,32 @@ def _gather(
     for source in sources:
         for read_utterances, read_dropped in _read(source, tokenizer, cache, seed):
             for utterance in read_utterances:
-                if (first := found.get(utterance.id)) is not None:
-                    dropped.append(_named_twice(utterance, first))
+                name = _free_name(utterance, found)
+                if name is None:
+                    dropped.append(_named_twice(utterance, found[utterance.id]))
                     continue
-                use = {"split": utterance.split or source.use, "weight": source.weight}
-                found[utterance.id] = utterance.model_copy(update=use)
+                use = {"id": name, "split": utterance.split or source.use, "weight": source.weight}
+                found[name] = utterance.model_copy(update=use)
             dropped += read_dropped
     return list(found.values()), dropped
+
+
+def _free_name(utterance: Utterance, found: Mapping[str, Utterance]) -> str | None:
+    """Return an id for a clip that no other clip has; None if it is the same clip again.
+
+    Folders of one name are common (`it/clips`, `ru/clips`), as are Kaldi's ids that begin anew.
+    """
+    name, number = utterance.id, 1
+    while (other := found.get(name)) is not None:
+        if _sound(other) == _sound(utterance):
+            return None
+        number += 1
+        name = f"{utterance.id}~{number}"
+    return name
+
+
+def _sound(utterance: Utterance) -> tuple[str, float, float]:
+    return utterance.audio.sha256, utterance.audio.offset, utterance.audio.duration
 
 
 def _tested(utterances: list[Utterance]) -> tuple[list[Utterance], list[Dropped]]:
@@ -167,7 +186,7 @@ def _untrained(guards: list[Utterance], train: list[Utterance]) -> tuple[list[Ut
 
 
 def _named_twice(utterance: Utterance, first: Utterance) -> Dropped:
-    where = f"a source before, {first.source}, has a clip of this name"
+    where = f"a source before, {first.source}, has this clip"
     return Dropped(id=utterance.id, source=utterance.source, reason="duplicate_id", detail=where)
 
 

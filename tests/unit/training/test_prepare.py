@@ -114,8 +114,21 @@ def test_use_is_for_clips_without_a_split(tokenizer, tmp_path, own, general):
     assert Counter(u.split for u in data.utterances if u.source == "nemo:all.json") == {"train": 38, "dev": 2}
 
 
-def test_a_name_that_two_sources_give_is_reported(tokenizer, tmp_path, own):
-    """Failure: two folders of one name, whose clips overwrite each other. The second's are left out, and said to be."""
+def test_folders_of_one_name_are_two(tokenizer, tmp_path, own, write_clip):
+    """Failure: two folders of one name, whose clips overwrite each other. Each clip has an id of its own."""
+    write_clip(tmp_path / "other" / "own" / "0.wav", 77)
+    (tmp_path / "other" / "own" / "metadata.csv").write_text("file_name,text\n0.wav,un'altra frase\n")
+    data = read(tokenizer, tmp_path / "cache", own, own | {"path": tmp_path / "other" / "own"})
+    assert {one.id: one.text for one in data.utterances if "/0.wav" in one.id} == {
+        "own/0.wav": "frase mia 0",
+        "own/0.wav~2": "un'altra frase",
+    }
+    assert len(data.utterances) == 21
+    assert data.report.dropped == ()
+
+
+def test_a_clip_that_two_sources_give_is_reported(tokenizer, tmp_path, own):
+    """The same sound under the same name is one clip, whatever is said of it: the second is left out, and told."""
     shutil.copytree(tmp_path / "own", tmp_path / "other" / "own")
     (tmp_path / "other" / "own" / "metadata.csv").write_text("file_name,text\n0.wav,un'altra frase\n")
     data = read(tokenizer, tmp_path / "cache", own, own | {"path": tmp_path / "other" / "own"})
