@@ -56,7 +56,7 @@ conformance: $(READY) ## Run the conformance suite against a server (URL=...), a
 
 test: test-unit test-integration ## Run the unit and the integration tier.
 
-test-unit: $(READY) ## No weights, no network, a minute.
+test-unit: $(READY) ## No weights, no network; five minutes on two cores.
 	$(BIN)/python -m pytest -n auto -q tests/unit
 
 test-integration: $(READY) ## The real base model, real speech, a real server.

@@ -4,8 +4,10 @@ import hashlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 import wave
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -39,10 +41,10 @@ except SourceError as error:
 """
 
 
-def parquet(sentence, first):
-    """Return a split of three clips as its file."""
+def parquet(sentence, first, n=3):
+    """Return a split of a few clips as its file."""
     rows = []
-    for number in range(first, first + 3):
+    for number in range(first, first + n):
         sound = io.BytesIO()
         with wave.open(sound, "wb") as file:
             file.setparams((1, 2, 16_000, 0, "NONE", ""))
@@ -210,3 +212,30 @@ def test_a_script_on_the_hub_is_not_run(read):
     """A data set with a loading script is refused, with the branch to take."""
     answer, _, _ = read("team/scripted", token=TOKEN)
     assert "refs/convert/parquet" in answer
+
+
+def test_a_stream_that_is_killed_goes_on(tmp_path):
+    """Killed with SIGKILL while it streams, and again later, a reading ends as one that was left alone."""
+    (tmp_path / "set").mkdir()
+    for shard in range(4):
+        (tmp_path / "set" / f"train-{shard:05d}-of-00004.parquet").write_bytes(parquet("frase", 250 * shard, 250))
+    asked = {"path": str(tmp_path / "set"), "language": "it", "split": "train"}
+    asked |= {"streaming": True, "max_clips": 900, "shuffle_buffer": 50}
+
+    def command(cache):
+        return [sys.executable, "-c", READ, json.dumps(asked), str(tmp_path / cache)]
+
+    left_alone = json.loads(subprocess.run(command("whole"), capture_output=True, check=True).stdout)
+    assert len(left_alone) == 900
+    for wanted in (100, 600):
+        with subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as reading:
+            while reading.poll() is None:
+                listings = [*(tmp_path / "killed" / "rows").glob("*.jsonl")]
+                if listings and listings[0].read_bytes().count(b"\n") >= wanted:
+                    break
+                time.sleep(0.002)
+            reading.kill()
+        assert reading.returncode == -signal.SIGKILL
+    assert json.loads(subprocess.run(command("killed"), capture_output=True, check=True).stdout) == left_alone
+    whole, killed = ({path.name for path in (tmp_path / run / "clips").rglob("*.wav")} for run in ("whole", "killed"))
+    assert killed == whole
