@@ -81,15 +81,11 @@ def check_checkpoint(source: Path) -> None:
 
 
 def _check_tokens(tokenizer: WhisperTokenizer, vocab_size: int) -> None:
-    """Refuse a vocabulary that is not laid out as Whisper's: text, end, other special tokens, times."""
-    if not tokenizer.has_text_first:
-        raise CheckpointError(
-            "tokenizer.json: the special tokens do not follow the text tokens, as in a tokenizer that was trained "
-            "anew; Whisper's own is needed"
-        )
+    if tokenizer.fault is not None:
+        raise CheckpointError(f"tokenizer.json: {tokenizer.fault}; Whisper's own is needed")
     wanted = tokenizer.timestamp_begin + N_TIMESTAMPS
     if vocab_size < wanted:
-        raise CheckpointError(f"config.json: vocab_size is {vocab_size}, and tokenizer.json has {wanted} tokens")
+        raise CheckpointError(f"config.json: vocab_size is {vocab_size}, and Whisper's tokens are {wanted} here")
 
 
 def _refuse_code(name: str, content: Mapping[str, Any]) -> None:

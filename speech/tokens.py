@@ -64,10 +64,21 @@ class WhisperTokenizer:
         return {str(self._tokenizer.id_to_token(token)).strip("<|>"): token for token in range(first, last)}
 
     @property
-    def has_text_first(self) -> bool:
-        """Say whether every byte's token lies below the end's, as everything here that tells text by it assumes."""
-        tokens = [self._tokenizer.token_to_id(letter) for letter in BYTES]
-        return all(token is None or token < self.eot for token in tokens)
+    def fault(self) -> str | None:
+        """Say what is not laid out as in Whisper's own tokenizers, on which whoever tells tokens by their ids relies.
+
+        Text, the end, other special tokens, and 1,501 times: what is below the end is text, and nothing else is.
+        """
+        bytes_ = [token for letter in BYTES if (token := self._tokenizer.token_to_id(letter)) is not None]
+        if not bytes_ or max(bytes_) > self.eot:
+            return "its special tokens do not follow the text tokens, as where a tokenizer was trained anew"
+        times = [self._tokenizer.token_to_id(f"<|{time}|>") for time in ("0.00", "30.00")]
+        if times != [self.timestamp_begin, self.timestamp_begin + N_TIMESTAMPS - 1]:
+            return "<|0.00|> to <|30.00|> do not follow <|notimestamps|>"
+        for token in json.loads(self._tokenizer.to_str())["added_tokens"]:
+            if token["id"] > self.eot and not token["special"] and not token["content"].startswith("<|"):
+                return f"{token['content']!r} was added to its text tokens, and would be left out of every transcript"
+        return None
 
     def language_code(self, language: str) -> str:
         """Return the code of a language that the model knows ("it", "IT", "it-IT" are one).

@@ -230,19 +230,18 @@ def save_checkpoint(model: Any, base: Path, target: Path) -> None:
     """Write the weights in float32 safetensors beside `base`'s tokenizer and configs, which training leaves alone.
 
     Trainer rewrites scalar token ids of the generation config as lists (transformers#45584); taking the base's file
-    keeps it whole. Only tokens that a config of 2022 forces do not come through: they would make `generate` write
-    English whatever is said.
+    keeps it whole. Only tokens that configs of 2022 and 2023 force do not come through: `generate` would write the
+    base's language whatever is said, or refuse.
     """
     shutil.rmtree(target, ignore_errors=True)
     model.save_pretrained(target, max_shard_size="100GB")
     for file in checkpoint_files(base):
         if file.suffix == ".json" and file.name in CHECKPOINT_FILES:
             shutil.copyfile(file, target / file.name)
-    config = json.loads((target / "config.json").read_text(encoding="utf-8"))
-    for old in ("torch_dtype", "forced_decoder_ids"):
-        config.pop(old, None)
-    config["dtype"] = "float32"
-    (target / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    for name, now in (("config.json", {"dtype": "float32"}), ("generation_config.json", {})):
+        before = json.loads((target / name).read_text(encoding="utf-8"))
+        kept = {key: value for key, value in before.items() if key not in {"torch_dtype", "forced_decoder_ids"}}
+        (target / name).write_text(json.dumps(kept | now, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     if not (target / WEIGHTS).is_file():
         raise RuntimeError(f"{target / WEIGHTS} was not written in one piece")
 

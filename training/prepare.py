@@ -1,7 +1,7 @@
 """From a config's sources to utterances with splits, and a report of what was left out and why."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -69,13 +69,14 @@ def prepare(config: TrainingConfig, tokenizer: WhisperTokenizer, cache: Path) ->
         SourceError: a source as a whole cannot be read.
         SourceUnavailableError: the Asterisk prompts cannot be fetched here.
     """
-    utterances, dropped = _gather(config.sources, tokenizer, cache, config.seed)
+    folders: Folders = {}
+    utterances, dropped = _gather(config.sources, tokenizer, cache, config.seed, folders)
     utterances, untested = _tested(utterances)
     dropped += untested
     parts = {"sources": DataReport.of(utterances, dropped)}
     general: dict[str, list[Utterance]] = {}
     for name, sources in (("replay", config.replay), ("guards", config.guards)):
-        general[name], dropped_here = _gather(sources, tokenizer, cache, config.seed)
+        general[name], dropped_here = _gather(sources, tokenizer, cache, config.seed, folders)
         parts |= {name: DataReport.of(general[name], dropped_here)} if dropped_here else {}
         dropped = [*dropped, *dropped_here]
     DataReport.of(utterances, dropped).write(cache / "last-report.json")  # also of what is refused here
@@ -118,41 +119,48 @@ def prepare(config: TrainingConfig, tokenizer: WhisperTokenizer, cache: Path) ->
     return Data(divided, report, fingerprint([*divided, *replay, *guards]), replay, guards)
 
 
+Folders = dict[str, list[Path]]
+"""What a source is called → where those of that name lie, in the order in which the recipe names them."""
+
+
 def _gather(
-    sources: Iterable[Source], tokenizer: WhisperTokenizer, cache: Path, seed: int
+    sources: Iterable[Source], tokenizer: WhisperTokenizer, cache: Path, seed: int, folders: Folders
 ) -> tuple[list[Utterance], list[Dropped]]:
     """Read sources, each clip once, with the use and the weight of its source."""
     found: dict[str, Utterance] = {}
     dropped: list[Dropped] = []
     for source in sources:
         for read_utterances, read_dropped in _read(source, tokenizer, cache, seed):
+            renamed = _renamed(source, folders)
             for utterance in read_utterances:
-                name = _free_name(utterance, found)
-                if name is None:
-                    dropped.append(_named_twice(utterance, found[utterance.id]))
-                    continue
-                use = {"id": name, "split": utterance.split or source.use, "weight": source.weight}
-                found[name] = utterance.model_copy(update=use)
-            dropped += read_dropped
+                use = {"split": utterance.split or source.use, "weight": source.weight}
+                named = utterance.model_copy(update=use | renamed(utterance))
+                if (first := found.get(named.id)) is None:
+                    found[named.id] = named
+                else:
+                    dropped.append(_named_twice(named, first))
+            dropped += [row.model_copy(update=renamed(row)) for row in read_dropped]
     return list(found.values()), dropped
 
 
-def _free_name(utterance: Utterance, found: Mapping[str, Utterance]) -> str | None:
-    """Return an id for a clip that no other clip has; None if it is the same clip again.
+def _renamed(source: Source, folders: Folders) -> Callable[[Utterance | Dropped], dict[str, str]]:
+    """Return what gives a row the id and the source that it goes by.
 
-    Folders of one name are common (`it/clips`, `ru/clips`), as are Kaldi's ids that begin anew.
+    Folders of one name are common (`it/clips`, `ru/clips`), as are Kaldi's ids that begin anew. A name tells rows,
+    speakers and sentences of one source only, so the second folder of a name gets a number: `folder:clips~2`.
     """
-    name, number = utterance.id, 1
-    while (other := found.get(name)) is not None:
-        if _sound(other) == _sound(utterance):
-            return None
-        number += 1
-        name = f"{utterance.id}~{number}"
-    return name
+    path = getattr(source, "path", None)
+    if path is None:
+        return lambda _row: {}
 
+    def rename(row: Utterance | Dropped) -> dict[str, str]:
+        same_name = folders.setdefault(row.source, [])
+        if path.resolve() not in same_name:
+            same_name.append(path.resolve())
+        number = same_name.index(path.resolve()) + 1
+        return {} if number == 1 else {"id": f"{row.id}~{number}", "source": f"{row.source}~{number}"}
 
-def _sound(utterance: Utterance) -> tuple[str, float, float]:
-    return utterance.audio.sha256, utterance.audio.offset, utterance.audio.duration
+    return rename
 
 
 def _tested(utterances: list[Utterance]) -> tuple[list[Utterance], list[Dropped]]:
@@ -186,7 +194,7 @@ def _untrained(guards: list[Utterance], train: list[Utterance]) -> tuple[list[Ut
 
 
 def _named_twice(utterance: Utterance, first: Utterance) -> Dropped:
-    where = f"a source before, {first.source}, has this clip"
+    where = f"a source before, {first.source}, has a clip of this name"
     return Dropped(id=utterance.id, source=utterance.source, reason="duplicate_id", detail=where)
 
 

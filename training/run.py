@@ -13,9 +13,10 @@ from pathlib import Path
 from registry import Registry, Version
 from registry.files import write_atomically
 from registry.importing import import_model
+from speech.checkpoint import CheckpointError, check_checkpoint
 from speech.tokens import WhisperTokenizer
 from training.alone import alone_in
-from training.config import TrainingConfig
+from training.config import ConfigError, TrainingConfig
 from training.contest import PAGE, Contest, TestSet, hold, keep, promote
 from training.data.general import with_texts
 from training.data.manifest import Utterance, fingerprint, write_manifest
@@ -83,6 +84,10 @@ def run(
     """
     base = resolve_base(config.base, registry, say)
     registry.verify(base)
+    try:
+        check_checkpoint(base.path)
+    except CheckpointError as error:  # it was imported before the rule was known
+        raise ConfigError(f"{base.ref} cannot be a base: {error}") from error
     tokenizer = WhisperTokenizer.from_folder(base.path)
     data = prepare(config, tokenizer, runs / "data")
     for line in _describe(data):

@@ -105,8 +105,6 @@ class BudgetCallback(TrainerCallback):  # type: ignore[misc]
         if self._budget.progress(state.global_step) >= 1.0:
             control.should_training_stop = True
             control.should_save = True  # what comes after training may fail; the training need not be lost with it
-        if control.should_save or control.should_evaluate:
-            control.should_log = True  # before either: weights that a lost loss has spoilt are not kept
         if rank() == 0:
             self._show(state)
 
@@ -120,7 +118,7 @@ class BudgetCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Remember the loss; a loss, or a gradient, that is no number ends the run."""
         self._loss = (logs or {}).get("loss", self._loss)
-        for name, said in (("loss", "loss"), ("grad_norm", "gradients' norm")):
+        for name, said in (("loss", "loss"), ("grad_norm", "gradients' norm"), ("eval_loss", "loss on dev")):
             value = (logs or {}).get(name, 0.0)
             if not math.isfinite(value):
                 raise FloatingPointError(f"the {said} is {value} at step {state.global_step}: lower the learning rate")
@@ -169,7 +167,6 @@ class InterruptCallback(TrainerCallback):  # type: ignore[misc]
         """Save and stop if a signal came, to whichever process."""
         self.interrupted = bool(largest(self.interrupted))
         if self.interrupted:
-            control.should_log = True  # as before every checkpoint
             control.should_save = True
             control.should_training_stop = True
 
@@ -320,6 +317,12 @@ class ElasticTrainer(Seq2SeqTrainer):  # type: ignore[misc]
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        # Trainer logs first: BudgetCallback ends the run before what a lost loss has spoilt is chosen or saved.
+        if self.control.should_save or self.control.should_evaluate:
+            self.control.should_log = True
+        super()._maybe_log_save_evaluate(*args, **kwargs)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         step = self.state.global_step

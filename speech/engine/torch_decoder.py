@@ -70,7 +70,7 @@ class Batch:
         self._heads: int = model.config.decoder_attention_heads
         self.device = encoded.device
         device_type = encoded.device.type
-        # Under autocast, that decides about the projections.
+        # Under autocast, its format is that of the projections.
         autocast = torch.is_autocast_enabled(device_type)
         self._dtype = torch.get_autocast_dtype(device_type) if autocast else model.dtype
         self.rows, self._positions, self._width = encoded.shape

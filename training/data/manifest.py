@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from speech.audio import SAMPLE_RATE, decode_audio
+from speech.audio import SAMPLE_RATE, AudioError, decode_audio
 
 SplitName = Literal["train", "dev", "test"]
 
@@ -189,7 +189,10 @@ def load_audio(utterance: Utterance, root: Path) -> NDArray[np.float32]:
         ValueError: the file ends before the stretch does.
     """
     audio = utterance.audio
-    samples = decode_audio(root / audio.path)
+    try:
+        samples = decode_audio(root / audio.path)
+    except AudioError as error:
+        raise AudioError(error.code, f"{utterance.id}: {audio.path}: {error}") from error
     end_s = audio.offset + audio.duration
     if end_s > samples.size / SAMPLE_RATE + CUT_TOLERANCE_S:
         raise ValueError(

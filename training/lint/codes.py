@@ -40,7 +40,7 @@ CODES: dict[str, Rule] = {
     "unknown_language": _error("the base knows no such language", "use one of Whisper's codes, such as it"),
     "too_many_tokens": _error("the transcript has more than 448 tokens: Whisper cannot write it", "cut the clip"),
     "outside_root": _error("the audio lies outside the data's own folder", "copy it in; name it by a relative path"),
-    "duplicate_id": _error("the id was listed before", "give every clip an id of its own"),
+    "duplicate_id": _error("the id was listed before", "give every clip an id of its own; name every source once"),
     "malformed_row": _error("the row is not written as its format asks", _READ),
     "unusable_row": _error("the row cannot be used", _READ),
     "refused": _error("training would refuse the data as it is", "mend this first; what it hides is checked then"),
@@ -90,7 +90,7 @@ CODES: dict[str, Rule] = {
         "keep clips short",
     ),
     "many_tokens": _warning(
-        "more tokens than the service writes of so short a clip (30 a second and 24, 224 at most)",
+        "more tokens than the service writes of a clip of that length (30 a second and 24, 224 at most)",
         "see whether all of the text is said there; if it is, cut the clip",
     ),
     "mixed_case": _warning("some transcripts begin with a capital, some do not", "write all in one way"),

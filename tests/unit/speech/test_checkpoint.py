@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from tokenizers import Tokenizer, models
+from tokenizers import AddedToken, Tokenizer, models
 
 from registry import Registry
 from registry.importing import import_model
@@ -23,6 +23,7 @@ from speech.checkpoint import (
     read_arrays,
     read_json,
 )
+from speech.tokens import load_tokenizer
 
 NEEDED = ("config.json", "tokenizer.json", "preprocessor_config.json", "generation_config.json")
 CONFIGS = ("config.json", "generation_config.json", "preprocessor_config.json", "tokenizer_config.json")
@@ -138,13 +139,28 @@ def test_failure_37_a_tokenizer_that_was_trained_anew_is_refused(checkpoint):
         check_checkpoint(checkpoint)
 
 
-def test_failure_37_every_token_has_an_embedding(checkpoint):
+@pytest.mark.parametrize("with_times", [True, False])
+def test_failure_37_a_word_that_was_added_is_refused(checkpoint, tokenizer, with_times):
+    """Behind the times it would be left out of transcripts; in their place, every time would be another."""
+    path = checkpoint / "tokenizer.json"
+    layout = json.loads(path.read_text(encoding="utf-8"))
+    if not with_times:
+        layout["added_tokens"] = [one for one in layout["added_tokens"] if one["id"] < tokenizer.timestamp_begin]
+        path.write_text(json.dumps(layout), encoding="utf-8")
+    changed = load_tokenizer(path) if with_times else Tokenizer.from_file(str(path))
+    changed.add_tokens([AddedToken("cancelletto", special=False)])
+    changed.save(str(path))
+    with pytest.raises(CheckpointError, match="'cancelletto' was added" if with_times else "do not follow <.notime"):
+        check_checkpoint(checkpoint)
+
+
+def test_failure_37_every_token_of_whispers_has_an_embedding(checkpoint):
     """A model with fewer tokens than its tokenizer would be asked for what it has not; more are harmless padding."""
     size = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["vocab_size"]
     edit(checkpoint / "config.json", vocab_size=size + 7)
     check_checkpoint(checkpoint)
     edit(checkpoint / "config.json", vocab_size=size - 1)
-    with pytest.raises(CheckpointError, match=rf"vocab_size is {size - 1}, and tokenizer\.json has {size} tokens"):
+    with pytest.raises(CheckpointError, match=f"vocab_size is {size - 1}, and Whisper's tokens are {size} here"):
         check_checkpoint(checkpoint)
 
 

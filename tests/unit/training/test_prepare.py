@@ -114,28 +114,46 @@ def test_use_is_for_clips_without_a_split(tokenizer, tmp_path, own, general):
     assert Counter(u.split for u in data.utterances if u.source == "nemo:all.json") == {"train": 38, "dev": 2}
 
 
-def test_folders_of_one_name_are_two(tokenizer, tmp_path, own, write_clip):
-    """Failure: two folders of one name, whose clips overwrite each other. Each clip has an id of its own."""
-    write_clip(tmp_path / "other" / "own" / "0.wav", 77)
-    (tmp_path / "other" / "own" / "metadata.csv").write_text("file_name,text\n0.wav,un'altra frase\n")
-    data = read(tokenizer, tmp_path / "cache", own, own | {"path": tmp_path / "other" / "own"})
-    assert {one.id: one.text for one in data.utterances if "/0.wav" in one.id} == {
-        "own/0.wav": "frase mia 0",
-        "own/0.wav~2": "un'altra frase",
+@pytest.fixture
+def other(tmp_path, write_clip):
+    """Write another folder of the name of the first, with clips of its own under the same names."""
+    for n in range(20):
+        write_clip(tmp_path / "other" / "own" / f"{n}.wav", 500 + n)
+    lines = "".join(f"{n}.wav,altra cosa {n}\n" for n in range(20))
+    (tmp_path / "other" / "own" / "metadata.csv").write_text("file_name,text\n" + lines)
+    return {"kind": "folder", "path": tmp_path / "other" / "own", "language": "it"}
+
+
+def test_folders_of_one_name_are_two(tokenizer, tmp_path, own, other):
+    """Failure: two folders of one name, whose clips overwrite each other. Ids and sources tell them apart."""
+    data = read(tokenizer, tmp_path / "cache", own, other)
+    assert {(one.id, one.source): one.text for one in data.utterances if "/0.wav" in one.id} == {
+        ("own/0.wav", "folder:own"): "frase mia 0",
+        ("own/0.wav~2", "folder:own~2"): "altra cosa 0",
     }
-    assert len(data.utterances) == 21
+    assert len(data.utterances) == 40
     assert data.report.dropped == ()
 
 
-def test_a_clip_that_two_sources_give_is_reported(tokenizer, tmp_path, own):
-    """The same sound under the same name is one clip, whatever is said of it: the second is left out, and told."""
-    shutil.copytree(tmp_path / "own", tmp_path / "other" / "own")
-    (tmp_path / "other" / "own" / "metadata.csv").write_text("file_name,text\n0.wav,un'altra frase\n")
-    data = read(tokenizer, tmp_path / "cache", own, own | {"path": tmp_path / "other" / "own"})
-    assert len(data.utterances) == 20
-    [left_out] = data.report.dropped
-    assert (left_out.id, left_out.reason) == ("own/0.wav", "duplicate_id")
-    assert DataReport.model_validate_json((tmp_path / "cache" / "last-report.json").read_text()).n_faulty == 1
+@pytest.mark.parametrize("use", ["replay", "guards"])
+def test_a_folder_goes_by_one_name_wherever_it_is_used(tokenizer, tmp_path, own, other, general, use):
+    """Also where it is rehearsed or watched beside a folder of its name; named twice there, it is halved as always."""
+    data = read(tokenizer, tmp_path / "cache", own, **{use: [other]})
+    assert {one.source for one in getattr(data, use)} == {"folder:own~2"}
+    ids = [one.id for one in (*data.utterances, *data.replay, *data.guards)]
+    assert len(set(ids)) == len(ids) == 40
+    both = read(tokenizer, tmp_path / "cache", general | {"use": None}, replay=[other], guards=[own, other])
+    halves = ({one.id for one in part if one.text.startswith("altra")} for part in (both.replay, both.guards))
+    assert all(0 < len(half) < 20 for half in halves)
+
+
+def test_a_source_that_is_named_twice_is_reported(tokenizer, tmp_path, own):
+    """Its clips are there once, and the others are left out, and said to be."""
+    (tmp_path / "own" / "metadata.csv").write_text("file_name,text\n0.wav,una frase\n1.wav,un'altra\n2.wav,ecco\n")
+    with pytest.raises(TooManyDroppedError, match=r"duplicate_id: 3 \(own/0.wav"):
+        read(tokenizer, tmp_path / "cache", own, own)
+    report = DataReport.model_validate_json((tmp_path / "cache" / "last-report.json").read_text())
+    assert (report.n_kept, report.n_faulty) == (3, 3)
 
 
 def test_a_dev_set_that_is_given_is_not_heard_whole(tokenizer, tmp_path, own, general):

@@ -197,8 +197,9 @@ def test_failure_9_words_in_silence(tiny, clips, short_config, tmp_path):
         {"max_steps": 3, "eval_steps": 3, "save_steps": 3},  # sooner than Trainer logs a loss
         {"max_steps": 20, "eval_steps": 20, "save_steps": 2},
         {"max_steps": 20, "eval_steps": 2, "save_steps": 20},
+        {"max_steps": 20, "eval_steps": 1, "save_steps": 20},  # of the step whose update did it
     ],
-    ids=["at a log", "at the end", "at a checkpoint", "at an evaluation"],
+    ids=["at a log", "at the end", "at a checkpoint", "at an evaluation", "of dev"],
 )
 def test_failure_24_a_loss_that_is_no_number_ends_the_run(tiny, clips, short_config, tmp_path, places):
     """A learning rate that blows the weights up is named as the cause, and none of such weights is kept or chosen."""

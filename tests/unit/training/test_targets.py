@@ -3,10 +3,12 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from transformers import GenerationConfig, WhisperForConditionalGeneration
 
+from speech.features import N_SAMPLES, log_mel_spectrogram
 from speech.tokens import MAX_LABEL_TOKENS
 from training.data.manifest import Segment
 from training.finetune import fine_tune
@@ -50,18 +52,23 @@ def test_failures_4_and_6_generation_config(tiny, noise_clips, short_config, tmp
 
 
 def test_failures_4_and_6_generation_on_silence(tiny, noise_clips, short_config, tmp_path):
-    """A base of 2022 forces English in its config: what is trained of it does not, and generates, on silence too."""
+    """Old bases force tokens in their configs: what is trained of one does not, and generates in silence."""
     clips, root = noise_clips
     base = tmp_path / "base"
     shutil.copytree(tiny.checkpoint, base)
-    forced = [[1, 50259], [2, 50359], [3, 50363]]
-    old = json.loads((base / "config.json").read_text()) | {"forced_decoder_ids": forced, "max_length": 448}
-    (base / "config.json").write_text(json.dumps(old))
+    for name, forced in (
+        ("config.json", [[1, 50259], [2, 50359]]),
+        ("generation_config.json", [[1, None], [2, 50359]]),
+    ):
+        old = json.loads((base / name).read_text()) | {"forced_decoder_ids": forced}
+        (base / name).write_text(json.dumps(old))
     result = fine_tune(short_config(max_steps=2, eval_steps=2), base, clips[:4], clips[4:5], root, tmp_path / "run")
-    assert "forced_decoder_ids" not in json.loads((result.checkpoint / "config.json").read_text())
+    for name in ("config.json", "generation_config.json"):
+        assert "forced_decoder_ids" not in json.loads((result.checkpoint / name).read_text())
     model = WhisperForConditionalGeneration.from_pretrained(result.checkpoint, dtype=torch.float32)
-    said = model.generate(torch.zeros(1, 80, 3000), language="it", max_new_tokens=4)
-    assert said.shape[0] == 1
+    silence = log_mel_spectrogram(np.zeros(N_SAMPLES, dtype=np.float32), 80)[None]
+    said = model.generate(torch.from_numpy(silence), max_new_tokens=4)  # an IndexError where the ids are lists
+    assert 0 < said.shape[1] <= 8
 
 
 def test_failure_38_prompt_in_the_loss(tokenizer):

@@ -229,7 +229,7 @@ def test_failure_3_dev_clips_are_decoded_in_their_own_language(
 
 
 def test_failure_20_a_base_with_more_mel_bands_gets_its_own_features(tiny, noise_clips, short_config, tmp_path):
-    """After a base of 80 bands, one of 128 (as large-v3) learns from the same clips; nothing is kept of the first."""
+    """After a base of 80 bands, one of 128 (as large-v3) learns from the same clips."""
     clips, root = noise_clips
     settings = short_config(max_steps=2, eval_steps=2)
     fine_tune(settings, tiny.checkpoint, clips[:4], clips[4:5], root, tmp_path / "80")
@@ -243,7 +243,7 @@ def test_failure_20_a_base_with_more_mel_bands_gets_its_own_features(tiny, noise
     assert load_file(result.checkpoint / "model.safetensors")["model.encoder.conv1.weight"].shape[1] == 128
 
 
-def test_failure_22_no_features_are_kept(tiny, noise_clips, short_config, tmp_path):
+def test_failure_22_no_features_are_left_on_the_disk(tiny, noise_clips, short_config, tmp_path):
     """A finished run's folder has the checkpoint, the curves and the result: no spectrogram, no further weights."""
     clips, root = noise_clips
     fine_tune(short_config(), tiny.checkpoint, clips[:8], clips[8:], root, tmp_path)

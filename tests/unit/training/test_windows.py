@@ -246,11 +246,11 @@ def _whole(clip):
 
 
 def test_failure_21_a_clip_that_was_damaged_since_is_not_replaced(noise_clips, tokenizer, tmp_path):
-    """A file that cannot be read any more ends the run with its name; no other clip is learned in its place."""
+    """A file that cannot be read any more is an error with its name; no other clip is learned in its place."""
     clips, root = noise_clips
     shutil.copytree(root, tmp_path / "noise")
     windows = TrainingWindows(make_config("test", {"sources": [SOURCE]}), clips, (), tmp_path / "noise", tokenizer, 80)
     for path in (tmp_path / "noise").glob("*.wav"):
         path.write_bytes(b"no audio")
-    with pytest.raises(AudioError):
+    with pytest.raises(AudioError, match=r"0: 0\.wav: Not audio"):
         windows[Draw(0, 0)]
