@@ -152,7 +152,7 @@ def main() -> None:
     """Run the command line, as `python -m training` or as the script `whisperloop-training`."""
     level = logging.INFO if rank() == 0 else logging.WARNING
     logging.basicConfig(level=level, format="      %(message)s", stream=sys.stdout)
-    for noisy in ("httpx", "datasets", "evaluate", "absl"):
+    for noisy in ("httpx", "datasets", "evaluate", "absl", "alembic", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     run_command_line(app, "python -m training" if "__main__" in sys.argv[0] else None, USER_ERRORS)
 
