@@ -76,7 +76,7 @@ def test_a_long_clip_needs_segments(utterance, tokenizer):
 def test_odd_speaking_rates_stand_out(clips, utterance, tokenizer):
     """A sentence in a hundredth, or in ten times, of the usual time is named; a somewhat slow one is not."""
     odd = [
-        utterance("fast", "Questo è un testo lungo detto in un attimo.", audio={"duration": 0.2}),
+        utterance("fast", "Questo è un testo detto in un attimo.", audio={"duration": 0.5}),
         utterance("slow", "Breve.", audio={"duration": 12.0}),
         utterance("usual", "Breve ma non troppo.", audio={"duration": 2.2}),
     ]
