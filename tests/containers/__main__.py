@@ -211,7 +211,7 @@ class Run:
             answered = counts["answered"]
             self.wait_ready()
             seconds = time.monotonic() - killed
-            wait_until(lambda: counts["answered"] >= answered + CLIENTS)
+            wait_until(lambda: counts["answered"] >= answered + 2)
         assert self.engine.inspect(container, ".RestartCount") == before + 1
         assert counts["wrong"] == 0
         return (
@@ -324,7 +324,7 @@ class Run:
         self.wait_ready()
         before = self.version()
         # What trains needs the cores: one client, and no second tries at what so bad a model hears.
-        with self.load(word="", clients=1, pause=10, guard="keep") as counts:
+        with self.load(word="", clients=1, pause=30, guard="keep") as counts:
             started = time.monotonic()
             profile = ("--profile", "training")
             told = self.engine.compose(
@@ -334,7 +334,7 @@ class Run:
             seconds = time.monotonic() - started
             wait_until(lambda: self.version() != before, 120)
             answered = counts["answered"]
-            wait_until(lambda: counts["answered"] >= answered + CLIENTS)
+            wait_until(lambda: counts["answered"] >= answered + 2)
         assert counts["refused"] == counts["broken"] == counts["wrong"] == 0, counts
         self.engine.compose("--profile", "training", "up", "--detach", "--no-build", "trainer")
         wait_until(lambda: "next" in self.engine.logs("trainer"), 60)
