@@ -32,7 +32,7 @@ from training.schedule import step_back
 from training.shell import Shell, StepError
 
 LANGUAGE, OTHER_LANGUAGE = "it", "en"
-CORRECTED, HELD_OUT, REHEARSED = 100, 96, 24  # of 60 clips, the worst tenth is too few for the gate to judge
+CORRECTED, HELD_OUT, REHEARSED = 120, 96, 24  # of 60 clips, the worst tenth is too few for the gate to judge
 MIN_S, MAX_S = 0.8, 15.0
 USERS = 8
 ASK_EVERY_S = 10.0
