@@ -31,7 +31,7 @@ N_CLIPS = 12  # of the folder that is looked through
 # What is not run here, and why; whoever adds a command to a page adds it to one of the two.
 NOT_RUN = {
     "make demo": "17 minutes: `make test-full`; a small one: tests/integration/test_loop.py",
-    "make loop-demo": "a quarter of an hour: tests/integration/test_closed_loop.py, in `make test-full`",
+    "make loop-demo": "20 minutes: tests/integration/test_closed_loop.py, in `make test-full`",
     "make test": "is what runs this",
     "make setup": "has been run where this runs",
     "make serve": "the service that is asked here runs as `make serve` starts it: tests/integration/test_service.py",
