@@ -78,7 +78,7 @@ def run(
 
     Raises:
         RegistryError: the base or production is missing or damaged.
-        ConfigError: config and data do not go together.
+        ConfigError: config and data do not go together, or the base is no Whisper that can be trained.
         TooManyDroppedError: too many rows are faulty.
         StepError: another process runs in the run's folder.
     """

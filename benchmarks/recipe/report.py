@@ -1,5 +1,6 @@
 """The tables of `python -m benchmarks training`, each difference with its 95 % interval."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 from benchmarks.recipe.rows import Heard
@@ -89,10 +90,11 @@ def padding_report(base: Heard, short: Heard, padded: Heard, *, full_share: floa
     ]
     cost = _interval(padded.learned, short.learned)
     verdict = "no worse by more than" if cost.high <= MARGIN else "not shown to be no worse by more than"
+    ratio = padded.seconds_a_step / short.seconds_a_step
+    timed = f"The fine-tuning is {ratio:.1f} times faster short." if math.isfinite(ratio) else "The times were lost."
     told = (
         f"Short less padded: {_signed(cost)} in Italian and Russian together ({verdict} {MARGIN:g}), "
-        f"{_difference(padded.guard, short.guard)} in English. "
-        f"The fine-tuning is {padded.seconds_a_step / short.seconds_a_step:.1f} times faster short."
+        f"{_difference(padded.guard, short.guard)} in English. {timed}"
     )
     return head + "\n".join([*rows, "", told]) + "\n"
 

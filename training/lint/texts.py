@@ -34,7 +34,6 @@ DUPLICATE_SHARE = 0.1
 DENSE_TOKENS = 0.8
 """Tokens a character, at the median: English has 0.25; letters written byte by byte have 2 or 3."""
 
-
 SCRIPTS: Mapping[str, frozenset[str]] = {
     code: frozenset(scripts.split())
     for codes, scripts in {

@@ -1,5 +1,6 @@
 """`python -m benchmarks training`: what is changed, what is held out, and what the tables say."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -105,6 +106,9 @@ def test_short_against_padded_has_a_verdict(wrong, verdict):
     assert f"Short less padded: {(wrong - 2) / 10:+.3f} [" in text
     assert verdict in text
     assert "6.0 times faster" in text
+    lost = padding_report(base, replace(short, seconds_a_step=math.nan), padded, full_share=0.02)
+    assert "The times were lost." in lost
+    assert "nan times" not in lost
     assert "with 2 % of the steps at 30 s" in text
 
 

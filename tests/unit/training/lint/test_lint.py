@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from registry import Registry
 from speech.audio import SAMPLE_RATE
 from training.__main__ import app
 from training.data.manifest import write_manifest
@@ -319,3 +320,16 @@ def test_clips_without_speech_are_no_errors(clips, utterance, tokenizer):
     report = lint([*clips(12), silent], [], tokenizer=tokenizer)
     codes = {one.code for one in (*report.errors, *report.warnings)}
     assert not codes & {"empty_text", "repetitive_text", "other_script"}
+
+
+def test_a_base_that_a_later_rule_refuses_is_not_trained(tiny, folder, tmp_path):
+    """It was imported before the rule: the run says so at its start, and not at the export, after all the training."""
+    old = tmp_path / "old"
+    shutil.copytree(tiny.checkpoint, old)
+    config = json.loads((old / "config.json").read_text()) | {"vocab_size": 100}
+    (old / "config.json").write_text(json.dumps(config))
+    registry = Registry(tmp_path / "registry")
+    version = registry.publish("old", old, context={"elastic": False, "margin": 0})
+    command = ["run", "--folder", str(folder), "--language", "it", "--base", version.ref]
+    done = CliRunner().invoke(app, [*command, "--registry", str(registry.root), "--runs", str(tmp_path / "runs")])
+    assert str(done.exception).startswith(f"{version.ref} cannot be a base: config.json: vocab_size is 100")
