@@ -27,12 +27,6 @@ def audio(address):
 
 
 @pytest.fixture(scope="module")
-def clip(italian):
-    """Return a clip that whisper-base understands well."""
-    return next(utterance for utterance in italian if utterance.id.endswith("/agent-newlocation"))
-
-
-@pytest.fixture(scope="module")
 def content(clip):
     """Return the clip's file."""
     return Path(clip.audio.path).read_bytes()

@@ -14,12 +14,6 @@ from speech.text import normalize
 
 
 @pytest.fixture(scope="module")
-def clip(italian):
-    """Return a clip that whisper-base understands well."""
-    return next(utterance for utterance in italian if utterance.id.endswith("/agent-newlocation"))
-
-
-@pytest.fixture(scope="module")
 def text(address, clip):
     """Return what OpenAI's Python client gets for the clip."""
     with openai.OpenAI(base_url=f"{address}/v1", api_key="-", max_retries=0) as client:

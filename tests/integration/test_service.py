@@ -21,12 +21,6 @@ from speech.audio import SAMPLE_RATE, decode_audio
 from speech.scores import corpus_rate, word_errors
 
 
-@pytest.fixture(scope="module")
-def clip(italian):
-    """Return a clip that whisper-base understands well."""
-    return next(utterance for utterance in italian if utterance.id.endswith("/agent-newlocation"))
-
-
 def wav(samples):
     """Return 16-bit WAV bytes of float samples at 16 kHz."""
     buffer = BytesIO()

@@ -23,12 +23,6 @@ WAIT_S = 180
 
 
 @pytest.fixture(scope="module")
-def clip(italian):
-    """Return a short clip that whisper-base understands well."""
-    return next(utterance for utterance in italian if utterance.id.endswith("/agent-newlocation"))
-
-
-@pytest.fixture(scope="module")
 def versions(base, clip, tmp_path_factory):
     """Publish whisper-base twice, with the smoke clip that it answers and as one that answers something else.
 
@@ -118,7 +112,7 @@ def test_no_request_is_lost_while_versions_change(versions, server, clip, tmp_pa
         clients = [pool.submit(ask) for _ in range(CLIENTS)]
         try:
             time.sleep(3)
-            before = rss(process)
+            sizes = []
             for swap in range(SWAPS):
                 to = (second, first)[swap % 2]
                 if swap % 2 == 0:
@@ -126,6 +120,7 @@ def test_no_request_is_lost_while_versions_change(versions, server, clip, tmp_pa
                 else:
                     store.rollback("whisper", reason="test")
                 wait_for(address, lambda found, to=to: found["model"]["ref"] == to.ref)
+                sizes.append(rss(process))
             move(store, "production", bad)
             found = wait_for(address, lambda found: found["refused"])
             assert (found["model"]["ref"], found["refused"][0]["ref"]) == (first.ref, bad.ref)
@@ -144,7 +139,8 @@ def test_no_request_is_lost_while_versions_change(versions, server, clip, tmp_pa
     assert {answer.json()["model"] for answer in answers} == {first.ref, second.ref}
     assert all(answer.json()["model"] == answer.headers["X-Whisperloop-Model"] for answer in answers)
     # Of the models that went, each would be 80 MB: more, together, than what the allocator may keep of freed memory.
-    assert rss(process) < before + KEPT_BYTES
+    # The first change is what to begin with: before it, a slow machine has not had its largest batch yet.
+    assert rss(process) < sizes[0] + KEPT_BYTES, sizes
 
 
 def test_a_damaged_version_never_answers(versions, server, clip):

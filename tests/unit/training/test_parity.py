@@ -23,13 +23,24 @@ def test_the_same_words_are_parity():
     assert parity.holds
 
 
-def test_one_clip_in_ten_is_too_many():
-    """Other words on more than a clip in twenty are no parity, even where neither is nearer to the truth."""
-    checkpoint, export = ["sei"] * 20, ["sei"] * 18 + ["sette"] * 2
+@pytest.mark.parametrize(
+    ("others", "clips", "holds"),
+    [(2, 30, True), (3, 30, True), (4, 30, False), (2, 20, True), (3, 20, False), (6, 64, True), (7, 64, False)],
+)
+def test_other_words_on_more_clips_than_chance_explains_are_no_parity(others, clips, holds):
+    """Even where neither is nearer to the truth. Rounding decides between words that are as probable: one in twenty."""
+    checkpoint, export = ["sei"] * clips, ["sei"] * (clips - others) + ["sette"] * others
     parity = compare(heard(*checkpoint), heard(*export), seed=0)
-    assert parity.same == pytest.approx(0.9)
+    assert parity.same == pytest.approx(1 - others / clips)
     assert parity.difference.value == 0.0
-    assert not parity.holds
+    assert parity.holds is holds
+
+
+def test_the_bound_is_wilsons():
+    """As statsmodels' `proportion_confint(28, 30, method="wilson")` has it, and never more than all."""
+    nothing = Bounds(value=0.0, low=0.0, high=0.0)
+    assert Parity(clips=30, same=28 / 30, difference=nothing).same_at_most == pytest.approx(0.98152, abs=1e-5)
+    assert Parity(clips=30, same=1.0, difference=nothing).same_at_most == pytest.approx(1.0)
 
 
 def test_a_few_very_wrong_clips_are_no_parity():
@@ -56,7 +67,8 @@ def test_what_is_doubtful_is_compared_greedily(tiny, noise_clips, monkeypatch):
 def test_the_error_says_what_was_found():
     """Who reads it learns the shares and the limits."""
     parity = Parity(clips=40, same=0.5, difference=Bounds(value=0.1, low=0.0, high=0.2))
-    with pytest.raises(ParityError, match=r"50% of 40 clips \(at least 95%\).*0\.200 higher \(at most 0\.02\)"):
+    share, rate = r"50% of 40 clips \(so at most on 65% of all; at least 95%\)", r"0\.200 higher \(at most 0\.02\)"
+    with pytest.raises(ParityError, match=f"{share}.*{rate}"):
         raise ParityError(parity)
 
 
