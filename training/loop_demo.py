@@ -19,15 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from pydantic import TypeAdapter
 from rich.table import Table
 
 from registry import Registry
-from speech.scores import difference_interval, word_errors
 from speech.text import normalize
 from training.data.manifest import Utterance
 from training.data.sources.asterisk import fetch, read_asterisk
 from training.data.splits import split
 from training.demo import fetch_base, free_port, run_module, serving
+from training.gate import Comparison
 from training.schedule import step_back
 from training.shell import Shell, StepError
 
@@ -123,7 +124,6 @@ def loop_demo(registry_root: Path, runs: Path, port: int, shell: Shell) -> dict[
         address,
     ):
         shell.say(f"{before_version} is served at {address}; {len(corrected)} clips are transcribed and corrected")
-        before_held_out = _hear(address, held_out, shell)
         before = _hear(address, corrected, shell)
         for clip, text in zip(corrected, before.texts, strict=True):
             correct(address, clip, text, before.version)
@@ -137,11 +137,10 @@ def loop_demo(registry_root: Path, runs: Path, port: int, shell: Shell) -> dict[
                 raise StepError(f"retrain ended with status {status}; its reasons are above")
             _wait_for_swap(address, before_version)
             time.sleep(2 * ASK_EVERY_S)  # for an answer of the new one
-        after_held_out = _hear(address, held_out, shell)
         after = _hear(address, corrected, shell)
     again = subprocess.run([sys.executable, "-m", *retrain], check=False, capture_output=True, text=True)
 
-    report = _report(corrected, held_out, before, after, before_held_out, after_held_out, asked)
+    report = _report(corrected, before, after, _verdict(store), asked)
     report |= {
         "second_retrain": (again.stdout or again.stderr).strip().rpartition("\n")[2],
         "seconds": round(time.monotonic() - started, 1),
@@ -266,34 +265,32 @@ def _wait_for_swap(address: str, before: str) -> None:
         time.sleep(0.5)
 
 
-def _report(
-    corrected: Sequence[Utterance],
-    held_out: Sequence[Utterance],
-    before: Heard,
-    after: Heard,
-    before_held_out: Heard,
-    after_held_out: Heard,
-    asked: Asked,
-) -> dict[str, Any]:
-    errors = [
-        [word_errors(clip.text, text) for clip, text in zip(held_out, heard.texts, strict=True)]
-        for heard in (before_held_out, after_held_out)
-    ]
-    difference = difference_interval(errors[0], errors[1], [normalize(clip.text) for clip in held_out])
+def _verdict(store: Registry) -> Comparison:
+    """Return what the gate found on the unseen clips: it decodes them as the service does, and once is enough."""
+    alias = store.alias(MODEL, "production")
+    if alias is None or alias.verdict is None:
+        raise StepError(f"{MODEL}@production was not promoted by a verdict")
+    found = store.verdict(MODEL, alias.verdict)["comparisons"]
+    return TypeAdapter(dict[str, Comparison]).validate_python(found)[LANGUAGE]
 
+
+def _report(
+    corrected: Sequence[Utterance], before: Heard, after: Heard, unseen: Comparison, asked: Asked
+) -> dict[str, Any]:
     def exact(heard: Heard) -> float:
         same = [normalize(clip.text) == normalize(text) for clip, text in zip(corrected, heard.texts, strict=True)]
         return round(sum(same) / len(same), 4)
 
+    difference = unseen.difference
     return {
         "before": before.version,
         "after": after.version,
         "corrected_clips": len(corrected),
         "exact_before": exact(before),
         "exact_after": exact(after),
-        "held_out_clips": len(held_out),
-        "wer_before": round(sum(e.errors for e in errors[0]) / sum(e.reference for e in errors[0]), 4),
-        "wer_after": round(sum(e.errors for e in errors[1]) / sum(e.reference for e in errors[1]), 4),
+        "held_out_clips": unseen.clips,
+        "wer_before": round(unseen.base.value, 4),
+        "wer_after": round(unseen.candidate.value, 4),
         "wer_difference": [round(value, 4) for value in (difference.value, difference.low, difference.high)],
         "requests_meanwhile": asked.answers,
         "requests_failed": len(asked.failed),

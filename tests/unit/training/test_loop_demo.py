@@ -5,8 +5,9 @@ import json
 import pytest
 
 from registry import Registry
-from training.loop_demo import loop_demo
-from training.shell import Shell
+from training.gate import Bounds, Comparison
+from training.loop_demo import _verdict, loop_demo
+from training.shell import Shell, StepError
 
 REPORT = {
     "before": "loop@before",
@@ -46,3 +47,19 @@ def test_a_loop_that_was_closed_is_told_again(closed, capsys):
     printed = capsys.readouterr().out
     assert "90 %" in printed
     assert "registry rollback loop" in printed
+
+
+def test_unseen_clips_are_told_by_the_gate(closed, tmp_path):
+    """The figures of the verdict that put the version into production, whatever else it says; none is an error."""
+    store, _ = closed
+    with pytest.raises(StepError, match="not promoted by a verdict"):
+        _verdict(store)
+    rates = [Bounds(value=value, low=value - 0.03, high=value + 0.03) for value in (0.135, 0.075, -0.06)]
+    unseen = Comparison(clips=96, base=rates[0], candidate=rates[1], difference=rates[2])
+    before = store.resolve("loop@production")
+    (tmp_path / "source" / "config.json").write_text('{"better": true}')
+    version = store.publish("loop", tmp_path / "source", context={"elastic": False, "margin": 0})
+    verdict = {"passed": True, "comparisons": {"it": unseen.model_dump(mode="json")}, "notes": []}
+    name = store.record_verdict("loop", version.id, before.id, verdict).name
+    store.move_alias("loop", "production", version.id, expected=before.id, reason="better", verdict=name)
+    assert _verdict(store) == unseen
