@@ -11,7 +11,7 @@ import typer
 
 from registry import report
 from registry.errors import DamagedVersionError, RegistryError
-from registry.importing import default_name, import_model
+from registry.importing import default_name, import_model, is_elastic
 from registry.names import ALIASES, check_alias, check_name
 from registry.store import Registry
 from registry.version import Version
@@ -246,6 +246,12 @@ def import_command(
     before = {f"{model}@{version}" for model in store.models() for version in store.version_ids(model)}
     version = import_model(source, name, store)
     print(f"{version.ref} is already there" if version.ref in before else version.ref)
+    if version.ref not in before and not is_elastic(version):
+        print(
+            "every clip will cost 30 s, however short; it teaches itself otherwise from speech without transcripts: "
+            f"python -m training elasticize {version.ref} --audio FOLDER",
+            file=sys.stderr,
+        )
     if to is not None:
         _move(store, version, to, reason="imported")
 

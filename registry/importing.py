@@ -72,6 +72,13 @@ def import_model(source: str, name: str | None, registry: Registry) -> Version:
         return _convert(folder, folder.name, None, check_name(name or default_name(source)), registry)
 
 
+def is_elastic(version: Version) -> bool:
+    """Say whether clips cost what they last; of a version that nobody has taught that, each costs 30 s."""
+    from speech.context import ElasticContext
+
+    return ElasticContext.from_manifest(version.manifest.context).elastic
+
+
 def _take_in(
     reference: HubReference, commit: Commit, manifest: Manifest, name: str | None, registry: Registry
 ) -> Version:

@@ -303,6 +303,13 @@ class Models:
                 self._retry_at = None
         now = f"{model.version.ref} with {model.version.engine}" if model else "nobody"
         logger.info("%s: %s for %s", "swapped" if before else "ready", now, place.ref)
+        if model is not None and before is None and not model.version.context.elastic:
+            logger.info(
+                "every clip costs 30 s of %s, however short; where one has the training package, it teaches itself "
+                "otherwise from speech without transcripts: python -m training elasticize %s --audio FOLDER",
+                model.version.ref,
+                model.version.ref,
+            )
         self._tell()
         if place.role == "main":
             self._tune(model)

@@ -45,6 +45,14 @@ def test_list_shows_versions_and_aliases(run, two):
     assert "elastic true, margin 50" in rows[two[1].id]
 
 
+def test_an_import_offers_short_context(run, tiny):
+    """Once, beside the reference, and as a command that can be typed: a model from elsewhere pays 30 s for any clip."""
+    status, reference, offered = run("import", str(tiny.checkpoint), "--name", "mine")
+    assert status == 0
+    assert f"python -m training elasticize {reference.strip()} --audio FOLDER" in offered
+    assert run("import", str(tiny.checkpoint), "--name", "mine") == (0, f"{reference.strip()} is already there\n", "")
+
+
 def test_list_shows_damage_and_goes_on(run, two):
     """A version without a manifest is listed as damaged beside the others."""
     (two[0].path / "manifest.json").unlink()

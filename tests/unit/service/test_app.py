@@ -88,6 +88,15 @@ async def test_the_production_version_is_served(version, settings, serve, engine
     assert [[w.audio.size for w in batch] for batch in engine.batches] == [[3_200]]  # warm before it was ready
 
 
+@pytest.mark.parametrize("elastic", [False, True])
+async def test_a_model_that_pays_30_s_offers_a_way_out(make_app, make_engine, serve, caplog, elastic):
+    """Of what was imported at the first start, say, the log tells once what teaches it short context."""
+    caplog.set_level(logging.INFO, "whisperloop.service")
+    async with serve(make_app(make_engine(elastic=elastic))):
+        pass
+    assert caplog.text.count("python -m training elasticize echo@1 --audio FOLDER") == (0 if elastic else 1)
+
+
 CLIP = 224  # positions of a 3 s clip with a margin of 64
 
 
