@@ -24,6 +24,7 @@ from speech.engine import load_engine
 from speech.smoke import write_smoke_clip
 from speech.text import NORMALIZER_VERSION
 from training import provenance
+from training.alone import alone_in
 from training.config import TrainingConfig
 from training.context import MARGINS, MAX_ELASTIC_LOSS, MIN_CLIPS, Cost, Trial, cost_of, try_margin
 from training.data.manifest import Utterance, fingerprint
@@ -128,7 +129,7 @@ def elasticize(
         progress: shows how far a stage is.
 
     Raises:
-        StepError: no checkpoint, no audio, or too little speech in it.
+        StepError: no checkpoint, no audio, too little speech in it, or another process runs in the run's folder.
     """
     if not any((parent.path / name).is_file() for name in (WEIGHTS, f"{WEIGHTS}.index.json")):
         raise StepError(f"{parent.ref} has no {WEIGHTS}: an export alone cannot be trained; import the checkpoint")
@@ -140,6 +141,22 @@ def elasticize(
         raise StepError(f"no audio in {', '.join(map(str, audio))}: looked for {', '.join(sorted(SUFFIXES))}")
     # Absolute: the manifest's paths start from it, whatever folder the command is called in.
     folder = (runs / "elasticize" / f"{parent.name}-{_key(config, parent, files, judged_by, language)}").resolve()
+    busy = StepError(f"another process runs in {folder}: wait until it has ended, or stop it")
+    with alone_in(folder, busy):
+        return _elasticize(config, parent, registry, files, folder, judged_by, language, say, progress)
+
+
+def _elasticize(
+    config: TrainingConfig,
+    parent: Version,
+    registry: Registry,
+    files: Sequence[Path],
+    folder: Path,
+    judged_by: Sequence[Utterance],
+    language: str | None,
+    say: Callable[[str], None],
+    progress: Progress,
+) -> Outcome:
     outcome = folder / "outcome.json"
     if outcome.is_file():
         found = Finished.model_validate_json(outcome.read_text(encoding="utf-8"))

@@ -1,14 +1,18 @@
 """Elasticizing's judgement and what it looks at; the whole of it, on real speech, is in the integration tier."""
 
 import hashlib
+from contextlib import nullcontext
 
 import pytest
 
+from registry import Registry
+from training.config import make_config
 from training.context import MAX_ELASTIC_LOSS
 from training.data.manifest import AudioSlice, Utterance
-from training.elasticize import MAX_LOSS, Evidence, attempt, describe, to_learn_from
+from training.elasticize import MAX_LOSS, Evidence, attempt, describe, elasticize, to_learn_from
 from training.evaluate import Hypothesis
 from training.own_words import OWN_WORDS, find_audio
+from training.shell import StepError
 
 SENTENCE = "alpha bravo charlie delta echo foxtrot golf hotel india juliett"
 
@@ -83,6 +87,32 @@ def test_what_judges_is_not_learned_from(tmp_path):
     audio = AudioSlice(path="elsewhere.wav", duration=1.0, sha256=hashlib.sha256(b"a").hexdigest())
     judge = Utterance(id="a", audio=audio, text="a", language="it", source="test")
     assert to_learn_from(find_audio([tmp_path]), [judge]) == [tmp_path / "b.wav"]
+
+
+def test_two_do_not_teach_in_one_folder(tmp_path, monkeypatch):
+    """A second one that is started while the first listens is told so at once, and disturbs nothing."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "model.safetensors").write_bytes(b"weights")
+    store = Registry(tmp_path / "registry")
+    parent = store.publish("whisper", source, context={"elastic": False, "margin": 0})
+    (tmp_path / "clip.wav").write_bytes(b"a")
+    sources = [{"kind": "folder", "path": tmp_path, "language": "it"}]
+    config = make_config("test", {"name": "whisper", "base": parent.ref, "max_steps": 1, "sources": sources})
+
+    def start():
+        elasticize(
+            config, parent, store, [tmp_path / "clip.wav"], tmp_path / "runs", say=lambda _: None, progress=nullcontext
+        )
+
+    def listen(*_):
+        with pytest.raises(StepError, match=r"another process runs in .*whisper-.*: wait until it has ended"):
+            start()
+        raise StepError("the first one came this far")
+
+    monkeypatch.setattr("training.elasticize.hear", listen)
+    with pytest.raises(StepError, match="the first one came this far"):
+        start()
 
 
 def test_audio_is_found_in_folders(tmp_path):
