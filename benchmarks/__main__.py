@@ -26,6 +26,9 @@ def run_command(
     only: Annotated[list[str] | None, typer.Option(help="One measure; may be given several times.")] = None,
     full: Annotated[bool, typer.Option("--full", help="All clips for all contenders, and more rounds: hours.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget what an interrupted run has measured.")] = False,
+    model: Annotated[
+        str, typer.Option(help="The version to measure; a run in --runs published it. The demonstration's is made.")
+    ] = "whisper@production",
     registry: Annotated[
         Path | None, typer.Option(envvar="WHISPERLOOP_REGISTRY", help="Folder of the registry. (RUNS/registry)")
     ] = None,
@@ -35,7 +38,7 @@ def run_command(
     from benchmarks.run import run
 
     try:
-        run(runs, registry or runs / "registry", only=only or [], full=full, fresh=fresh, shell=Shell())
+        run(runs, registry or runs / "registry", model=model, only=only or [], full=full, fresh=fresh, shell=Shell())
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted: the same command goes on with the next round")
         raise typer.Exit(130) from None

@@ -5,6 +5,7 @@ from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
 from benchmarks.run import MEASURES, ORDER, describe
+from registry import NotFoundError
 from training.shell import StepError
 
 
@@ -14,6 +15,13 @@ def test_an_unknown_measure_is_refused_before_anything_is_installed(tmp_path):
     with pytest.raises(StepError, match=r"no measure 'speed'.*engine_throughput"):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_another_version_than_the_demonstrations_is_not_made(tmp_path):
+    """A name that is not in the registry is an error, not half an hour of training another."""
+    arguments = ["run", "--model", "mine@production", "--runs", str(tmp_path)]
+    with pytest.raises(NotFoundError, match="mine"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
 
 
 def test_help_names_the_options():
