@@ -21,6 +21,10 @@ ARRAYS = frozenset(
 )
 OBJECTS = frozenset({"chunking_strategy"})
 
+MAX_ITEMS = 1000
+"""Of an array, and keys of an object: more are not even checked, for each that is wrong would be an error of its own,
+of some hundred times its size."""
+
 
 @dataclass(frozen=True)
 class File:
@@ -77,10 +81,12 @@ def _add(given: dict[str, Any], written: str, value: str, known: frozenset[str])
         if not isinstance(items, list):
             raise _repeated(name)
         items += _items(value)
+        _check_size(name, items)
     elif name in given:
         raise _repeated(name)
     elif name in OBJECTS and value.lstrip().startswith("{"):
         given[name] = _object(value, name)
+        _check_size(name, given[name])
     elif value or name not in known:  # an empty text is how forms leave a field out
         given[name] = value
 
@@ -113,6 +119,11 @@ def refusal(error: ValidationError) -> ApiError:
         return ApiError(400, "missing_parameter", f"The field {name!r} is required.", name)
     message = str(first["msg"]).removeprefix("Value error, ")
     return ApiError(400, "invalid_value", f"{name}: {message}.", name)
+
+
+def _check_size(name: str, value: Any) -> None:
+    if isinstance(value, list | dict) and len(value) > MAX_ITEMS:
+        raise ApiError(400, "invalid_value", f"{name[:40]}: there are more than {MAX_ITEMS:,} items.", name[:40])
 
 
 def _repeated(name: str) -> ApiError:

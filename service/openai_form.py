@@ -78,8 +78,8 @@ class TranscriptionForm(TranslationForm):
     language: Language | None = Field(default=None, description="A code (it, en-GB); without it, detected.")
     languages: list[Language] = Field(default=[], max_length=20, description="Detect one of these.")
     keywords: list[Keyword] = Field(default=[], max_length=200, description="Words whose spelling is imitated.")
-    include: list[Literal["logprobs"]] = []
-    timestamp_granularities: list[Literal["word", "segment"]] = ["segment"]
+    include: list[Literal["logprobs"]] = Field(default=[], max_length=10)
+    timestamp_granularities: list[Literal["word", "segment"]] = Field(default=["segment"], max_length=10)
     stream: bool | None = False
     chunking_strategy: Literal["auto"] | ServerVad | None = None
     known_speaker_names: list[str] = Field(default=[], max_length=4)

@@ -20,7 +20,7 @@ from service.errors import ApiError
 
 CHARSET = re.compile(r"charset\s*=\s*\"?([^\s;\"]+)", re.IGNORECASE)
 MAX_FIELDS = 500  # keywords and languages are a field each
-MAX_TEXT_BYTES = 2 * 1024**2  # four references of speakers, each 10 s as a data URL
+MAX_TEXT_BYTES = 2 * 1024**2  # of all fields together: four references of speakers, each 10 s as a data URL
 MAX_FILES = 16
 MIN_BYTES_PER_S = 1024  # over the upload timeout; else a byte now and then would hold a connection for ever
 RETRY_AFTER_S = 5  # a guess: when others' uploads are answered, nobody knows
@@ -117,6 +117,15 @@ class _Parser(MultiPartParser):
     """Starlette's, which takes a form that is cut off for one that lacks its last field, and leaves that open."""
 
     is_complete = False
+    text_bytes = 0
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        """Count the text of all fields: Starlette bounds each."""
+        if self._current_part.file is None:
+            self.text_bytes += end - start
+            if self.text_bytes > MAX_TEXT_BYTES:
+                raise MultiPartException(f"Part exceeded maximum size of {MAX_TEXT_BYTES // 1024}KB for all fields.")
+        super().on_part_data(data, start, end)
 
     def on_end(self) -> None:
         """Note that the last boundary was there."""

@@ -1,6 +1,8 @@
 """The spellings and the rules of OpenAI's forms."""
 
 import io
+import json
+import tracemalloc
 from types import SimpleNamespace
 
 import pytest
@@ -450,3 +452,33 @@ def test_a_detections_fields_name_themselves(fields, code, param):
     with pytest.raises(ApiError) as raised:
         detect(*fields)
     assert (raised.value.code, raised.value.param) == (code, param)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ([("include", json.dumps([0] * 500_000))], "include"),
+        ([("include", json.dumps([0] * 900))] * 2, "include"),
+        ([("timestamp_granularities[]", "[" + "1," * 400_000 + "1]")], "timestamp_granularities"),
+        ([("keywords", json.dumps([{}] * 500_000))], "keywords"),
+        ([("chunking_strategy", json.dumps({str(i): 1 for i in range(100_000)}))], "chunking_strategy"),
+    ],
+)
+def test_what_is_endless_costs_nothing(fields, param):
+    """A megabyte of wrong items is refused for their number: looking at each would take a gigabyte."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(ApiError, match=r"there are more than 1,000 items"):
+            read(*fields)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 80 * sum(len(value) for _, value in fields)
+    assert refused(*fields) == ("invalid_value", param)
+
+
+@pytest.mark.parametrize("name", ["include", "timestamp_granularities"])
+def test_a_choice_of_few_is_not_a_hundred(name):
+    """Who repeats one of two words a hundred times is told how many there may be."""
+    with pytest.raises(ApiError, match="at most 10 items"):
+        read(*[(f"{name}[]", "no such word")] * 100)

@@ -105,11 +105,15 @@ async def test_a_form_that_is_cut_off_says_so(make_app, serve, wav):
 
 
 async def test_what_is_too_much_of_a_form_names_its_field(make_app, serve):
-    """A text beyond the limit, or one file too many, with the limit in the message; too many fields are nobody's."""
+    """Text beyond the limit, in one field or in several, or one file too many, with the limit in the message.
+
+    Too many fields are nobody's.
+    """
     text = b'--b\r\nContent-Disposition: form-data; name="prompt"\r\n\r\n'
     async with serve(make_app()) as client:
         for content, param, limit in (
             (text + b"x" * (MAX_TEXT_BYTES + 1), "prompt", f"{MAX_TEXT_BYTES // 1024}KB"),
+            ((text + b"x" * (MAX_TEXT_BYTES // 2) + b"\r\n") * 3, "prompt", "for all fields"),
             ((HEAD + b"x\r\n") * (MAX_FILES + 1), "file", str(MAX_FILES)),
             ((text + b"x\r\n") * (MAX_FIELDS + 1), None, str(MAX_FIELDS)),
         ):
