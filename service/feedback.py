@@ -40,8 +40,8 @@ MAX_SECONDS = 30.0
 """Of a correction: Whisper's window, which is what one is learned in."""
 
 CROSS_SITE = (
-    "A page of another site sent this. Let it with WHISPERLOOP_CORS_ORIGINS, or make API keys "
-    "(python -m service keys add NAME)."
+    "A page of another site sent this, or it asks by a public name. Name it in WHISPERLOOP_CORS_ORIGINS, or make API "
+    "keys (python -m service keys add NAME)."
 )
 
 CUT_TOLERANCE_S = 0.05

@@ -8,11 +8,12 @@ from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 
 from service.errors import RETRY_SOON, ApiError
 from service.models import Models
-from service.settings import Settings, is_loopback
+from service.settings import Settings
 from service.shadow import Copy, Shadow
 from service.state import Loaded, NotReady
 from service.terms import USUAL, Terms
@@ -50,16 +51,21 @@ def is_cross_site(request: Request) -> bool:
 
     Such a page needs no leave to send a form; without API keys, whoever looks at it would speak for themselves. It may
     even be of this very origin, if it has its name point to this machine meanwhile: names that anybody can have are not
-    those of a service that listens to its own machine.
+    the service's, unless they are named, wherever it listens; a container's port is open to all inside it.
     """
     settings: Settings = request.app.state.settings
-    allowed = settings.cors_origins
-    origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site")
     host = request.headers.get("host", "")
-    if origin in allowed or "*" in allowed or host in {urlsplit(one).netloc for one in allowed}:
-        return False
-    if is_loopback(settings.host) and _is_public(urlsplit(f"//{host}").hostname or ""):
+    is_named = "*" in settings.cors_origins or host in {urlsplit(one).netloc for one in settings.cors_origins}
+    if not is_named and _is_public(urlsplit(f"//{host}").hostname or ""):
         return True
+    return is_of_another_site(request.headers, host, settings)
+
+
+def is_of_another_site(headers: Headers, host: str, settings: Settings) -> bool:
+    """Say whether a browser says that a page of another site asks, which is not among those that may."""
+    origin, site = headers.get("origin"), headers.get("sec-fetch-site")
+    if origin in settings.cors_origins or "*" in settings.cors_origins:
+        return False
     if site is not None:
         return site not in {"none", "same-origin"}
     return origin is not None and urlsplit(origin).netloc != host  # of an old browser

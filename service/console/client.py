@@ -12,9 +12,8 @@ from typing import Any
 import httpx
 from starlette.types import ASGIApp, Message
 
-PASSED_ON = ("forwarded", "x-forwarded-for", "x-real-ip", "sec-fetch-site")
-"""What tells where a caller really is; see `service.registry_api.why_not`."""
-
+PASSED_ON = ("forwarded", "x-forwarded-for", "x-real-ip", "sec-fetch-site", "origin", "host")
+"""What tells where a caller really is, and by which name it asks: see `service.request.is_cross_site`."""
 
 TIMEOUT_S = 3600
 """Of one answer; the service has limits of its own, and says which."""

@@ -29,7 +29,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import ApiError
 from service.loading import step_back
-from service.request import read_small_body
+from service.request import is_of_another_site, read_small_body
+from service.settings import Settings
 from speech.machine import how_to_install
 
 logger = logging.getLogger("whisperloop.service")
@@ -130,8 +131,14 @@ class Console:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         request = Request(scope, receive)
-        wants_key = self._service.state.settings.keys is not None
-        if scope["path"] == ENTER:
+        settings: Settings = self._service.state.settings
+        wants_key = settings.keys is not None
+        # Its forms would be sent by whoever looks at it; that one may come here from there is another matter.
+        if (scope["method"], scope["path"]) != ("GET", "/") and is_of_another_site(
+            request.headers, request.headers.get("host", ""), settings
+        ):
+            response: Response = _small(OTHER_SITE, status=403)
+        elif scope["path"] == ENTER:
             response = await _enter(request) if scope["method"] == "POST" else _small(KEY_FORM)
         elif wants_key and not scope["state"].get("has_key"):
             response = _small(KEY_FORM.replace("<!-- said -->", _refused(request)))
@@ -154,6 +161,9 @@ class Console:
                 headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
                 headers["Referrer-Policy"] = "no-referrer"
                 headers["X-Content-Type-Options"] = "nosniff"
+                # Gradio lets pages of any site read; which may is said by WHISPERLOOP_CORS_ORIGINS, outside of it.
+                for name in [name for name in headers if name.startswith("access-control-")]:
+                    del headers[name]
                 if scope["path"] == "/" and headers.get("content-type", "").startswith("text/html"):
                     start = message
                     return
@@ -268,6 +278,10 @@ NOT_INSTALLED = (
     '<p>The API works without: <a href="/docs">/docs</a>.</p>'
 )
 FAILED = '<p>The console could not be made; the service\'s log says why. The API works: <a href="/docs">/docs</a>.</p>'
+OTHER_SITE = (
+    "<p>A page of another site asked for this, or a proxy does not say by which name you asked. Behind a proxy, let it "
+    "pass on the header Host, or name your site in WHISPERLOOP_CORS_ORIGINS.</p>"
+)
 KEY_FORM = (
     f'<form method="post" action="{ENTER}"><!-- said --><label for="key">Your API key</label>'
     '<input id="key" name="key" type="password" autocomplete="off" required autofocus>'

@@ -7,6 +7,7 @@ from datetime import datetime
 import pytest
 
 from service.console import compare, learning, mount, transcript, versions
+from service.console.mount import ConsoleRoute
 from service.keys import add_key
 
 WORDS = [
@@ -325,6 +326,67 @@ async def test_the_console_asks_as_any_caller(make_app, serve, wav, tmp_path):
             await Caller(app, None, ("127.0.0.1", 1)).get("/version")
         with pytest.raises(ServiceError):
             [event async for event in caller.transcribe("a.wav", b"no audio", {})]
+
+
+OTHER_SITE = {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status"),
+    [
+        ("POST", "/gradio_api/queue/join", OTHER_SITE, 403),
+        ("POST", "/gradio_api/upload", {"Origin": "http://evil.example"}, 403),  # of a browser that says no more
+        ("OPTIONS", "/gradio_api/queue/join", OTHER_SITE, 403),
+        ("POST", "/console/enter", OTHER_SITE, 403),
+        ("POST", "/console/enter", {"Origin": "http://test", "Sec-Fetch-Site": "same-origin"}, 303),
+        ("POST", "/gradio_api/queue/join", {"Origin": "https://app.example", "Sec-Fetch-Site": "cross-site"}, 200),
+        ("POST", "/gradio_api/queue/join", {"Origin": "http://test"}, 200),
+        ("GET", "/", {"Sec-Fetch-Site": "cross-site"}, 200),  # by a link
+    ],
+)
+async def test_a_page_of_another_site_does_not_drive_the_console(make_app, serve, method, path, headers, status):
+    """It is refused before Gradio is asked, and no key is entered for its visitor; a link from elsewhere leads in."""
+    app = make_app(console=True, cors_origins=("https://app.example",))
+    async with serve(app) as client:
+        answer = await client.request(method, path, headers=headers, data={"key": "a"} if "enter" in path else None)
+        assert answer.status_code == status
+
+
+@pytest.mark.anyio
+async def test_no_other_site_reads_the_console(make_app, serve):
+    """Gradio lets any site read, with its visitor's cookies; that is taken out of its answers."""
+
+    async def page(_scope, _receive, send):
+        allowed = [
+            (b"access-control-allow-origin", b"https://evil.example"),
+            (b"access-control-allow-credentials", b"1"),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"a/b"), *allowed]})
+        await send({"type": "http.response.body", "body": b"x"})
+
+    app = make_app(console=True)
+    async with serve(app) as client:
+        (route,) = [one for one in app.router.routes if isinstance(one, ConsoleRoute)]
+        route.console._page = page
+        answer = await client.get("/config", headers={"Origin": "http://test"})
+        assert (answer.content, answer.headers["content-type"]) == (b"x", "a/b")
+        assert not [name for name in answer.headers if name.startswith("access-control-")]
+
+
+@pytest.mark.anyio
+async def test_the_console_says_by_which_name_it_was_asked(make_app, serve, tmp_path):
+    """A page whose name points to this machine meanwhile reads and teaches nothing through the console, either."""
+    from service.console.client import PASSED_ON, Caller, ServiceError
+
+    app = make_app(corrections=f"sqlite:///{tmp_path}/corrections.db")
+    async with serve(app):
+        assert {"host", "origin"} <= set(PASSED_ON)
+        mine = Caller(app, None, ("127.0.0.1", 1), {"host": "127.0.0.1:8000", "origin": "http://127.0.0.1:8000"})
+        assert (await mine.get("/v1/feedback"))["data"] == []
+        rebound = Caller(app, None, ("127.0.0.1", 1), {"host": "evil.example", "origin": "http://evil.example"})
+        with pytest.raises(ServiceError, match="public name"):
+            await rebound.get("/v1/feedback")
 
 
 def test_the_language_of_a_correction():

@@ -310,15 +310,18 @@ async def test_nothing_of_a_correction_is_logged(app, serve, wav, caplog):
         ({"Origin": "http://test"}, 201),
         ({"Sec-Fetch-Site": "same-origin", "Host": "evil.example:8000"}, 403),  # its name points to this machine now
         ({"Host": "app.example"}, 201),
+        ({"Host": "app.example", "Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"}, 403),
+        ({"Host": "app.example", "Origin": "https://evil.example"}, 403),
         ({"Host": "127.0.0.1:8000"}, 201),
         ({"Host": "[::1]:8000"}, 201),
         ({"Host": "localhost:8000"}, 201),
         ({}, 201),
     ],
 )
-async def test_a_page_of_another_site_teaches_nothing(make_app, serve, wav, url, kept, headers, status):
+@pytest.mark.parametrize("listens_to", ["127.0.0.1", "0.0.0.0"])  # noqa: S104 - as in a container
+async def test_a_page_of_another_site_teaches_nothing(make_app, serve, wav, url, kept, headers, status, listens_to):
     """Without API keys, whoever looks at a page would speak for it; sites that may use the service may correct, too."""
-    async with serve(make_app(corrections=url, cors_origins=("https://app.example",))) as client:
+    async with serve(make_app(corrections=url, cors_origins=("https://app.example",), host=listens_to)) as client:
         headers = {"Host": "test", **headers}
         answer = await client.post("/v1/feedback", files={"file": ("a.wav", wav(1.0))}, data=FIELDS, headers=headers)
         assert answer.status_code == status, answer.text
