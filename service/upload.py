@@ -73,7 +73,7 @@ async def open_form(request: Request, max_bytes: int) -> AsyncIterator[FormData]
         raise ApiError(400, "invalid_request", "The form's charset is to be UTF-8.")
     for name in request.query_params:
         raise ApiError(400, "unknown_parameter", f"{name!r} in the query: everything is a form field here.", name)
-    body = _Body(request, max_bytes)
+    body = Body(request, max_bytes)
     if parse_options_header(content_type)[0] != b"multipart/form-data":
         yield FormData()
         return
@@ -90,7 +90,7 @@ async def open_form(request: Request, max_bytes: int) -> AsyncIterator[FormData]
         body.let_go()
 
 
-async def _parse(body: "_Body") -> FormData:
+async def _parse(body: "Body") -> FormData:
     started = time.perf_counter()
     request = Request(body.request.scope, body.receive)
     parser = _Parser(
@@ -143,7 +143,7 @@ class _Parser(MultiPartParser):
             file.close()
 
 
-class _Body:
+class Body:
     """A request's body, which breaks off where it is too large, too slow, or one too many."""
 
     def __init__(self, request: Request, max_file_bytes: int) -> None:
@@ -153,6 +153,7 @@ class _Body:
         self._buffered: Buffered = request.app.state.buffered
         self._timeout_s: float = request.app.state.settings.upload_timeout_s
         self._n_bytes = 0
+        self._is_over = False
         self._wait_for_more()
         declared = request.headers.get("content-length", "")
         if declared.isdecimal():
@@ -161,13 +162,16 @@ class _Body:
             self._buffered.check(int(declared))  # rather now than in the middle
 
     async def receive(self) -> Message:
-        """Return the next part."""
+        """Return the next part; after the last one, wait for the client to leave, however long."""
+        if self._is_over:
+            return await self.request.receive()
         try:
             async with asyncio.timeout_at(self._deadline):
                 message = await self.request.receive()
         except TimeoutError as error:
             text = f"Hardly any of the upload came for {self._timeout_s:g} s; send it again, or over a better line."
             raise ApiError(408, "upload_timeout", text, headers={"Connection": "close"}) from error
+        self._is_over = not message.get("more_body", False)
         n_bytes = len(message.get("body", b""))
         if self._n_bytes + n_bytes > self.max_bytes:
             raise _too_large(self._max_file_bytes)

@@ -21,16 +21,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import ApiError
+from service.console import bounds
+from service.errors import ApiError, envelope
 from service.loading import step_back
 from service.request import is_of_another_site, read_small_body
 from service.settings import Settings
+from service.upload import Body
 from speech.machine import how_to_install
 
 logger = logging.getLogger("whisperloop.service")
@@ -38,9 +40,19 @@ logger = logging.getLogger("whisperloop.service")
 COOKIE = "whisperloop_key"
 ENTER = "/console/enter"
 PATHS = frozenset({"/", ENTER, "/config", "/config/", "/theme.css", "/favicon.ico", "/manifest.json"})
-PREFIXES = ("/gradio_api/", "/assets/", "/static/", "/svelte/")
-CLOSED = ("/gradio_api/proxy=", "/gradio_api/file=http", "/gradio_api/vibe", "/gradio_api/deep_link")
-"""What Gradio has beside: it fetches from other hosts, or writes what nobody asked it to."""
+PREFIXES = ("/assets/", "/static/", "/svelte/", "/gradio_api/heartbeat/", "/gradio_api/file=/")
+PARTS = frozenset(
+    f"/gradio_api/{part}"
+    for part in (
+        *("info", "startup-events", "app_id", "theme.css", "queue/join", "queue/data", "cancel", "reset"),
+        *("upload", "upload_progress"),
+    )
+)
+"""What the page asks of Gradio, and all that is answered of its interface: the rest fetches from other hosts, runs
+programs on uploads, or writes what nobody asked it to."""
+
+UPLOAD = "/gradio_api/upload"
+MAX_EVENT_BYTES = 1_000_000  # texts, and which uploads are meant
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
@@ -61,7 +73,7 @@ _MAKING = threading.Lock()
 
 def is_console_path(path: str) -> bool:
     """Say whether a path is the console's, and not the API's."""
-    return path in PATHS or (path.startswith(PREFIXES) and not path.startswith(CLOSED))
+    return path in PATHS or path.removesuffix("/") in PARTS or path.startswith(PREFIXES)
 
 
 def key_in_cookie(headers: Headers) -> str | None:
@@ -103,6 +115,7 @@ class Console:
     def __init__(self, service: FastAPI) -> None:
         self._service = service
         self._page: ASGIApp | None = None
+        self._folder: Path | None = None  # of what is uploaded
         self._why_not: str | None = None if is_installed() else NOT_INSTALLED
 
     async def run(self) -> None:
@@ -117,9 +130,9 @@ class Console:
                 loop = asyncio.get_running_loop()
                 page = await loop.run_in_executor(executor, _make, self._service, folder)
                 await stack.enter_async_context(page.router.lifespan_context(page))
-                self._page = page
+                self._page, self._folder = page, folder
                 logger.info("the console is at /")
-                await asyncio.Event().wait()
+                await bounds.sweep_for_ever(folder)
         except Exception:
             logger.exception("there is no console")
             self._why_not = FAILED
@@ -145,9 +158,41 @@ class Console:
         elif self._page is None:
             response = _small(self._why_not or WAIT, refresh=self._why_not is None)
         else:
-            await self._answer(self._page, scope, receive, send)
+            await self._answer_bounded(self._page, request, send)
             return
         await response(scope, receive, send)
+
+    async def _answer_bounded(self, page: ASGIApp, request: Request, send: Send) -> None:
+        """Let Gradio answer, and read no more of a body than it may have, and no slower."""
+        if request.method in {"GET", "HEAD"}:
+            await self._answer(page, request.scope, request.receive, send)
+            return
+        try:
+            most = MAX_EVENT_BYTES
+            if request.scope["path"].startswith(UPLOAD):
+                most = self._service.state.settings.max_upload_bytes
+                await self._check_room(most)
+            body = Body(request, most)
+        except ApiError as error:
+            await envelope(request, error)(request.scope, request.receive, send)
+            return
+
+        async def receive() -> Message:
+            try:
+                return await body.receive()
+            except ApiError as error:  # as Gradio's own errors are
+                raise HTTPException(error.status, error.message, error.headers) from error
+
+        try:
+            await self._answer(page, request.scope, receive, send)
+        finally:
+            body.let_go()
+
+    async def _check_room(self, largest: int) -> None:
+        if self._folder is None or await asyncio.to_thread(bounds.kept_bytes, self._folder) < bounds.FILES * largest:
+            return
+        message = "Too much was uploaded to the console in the last hour; try again later, or by POST /transcribe."
+        raise ApiError(503, "overloaded", message, headers={"Retry-After": "600", "Connection": "close"})
 
     async def _answer(self, page: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         start: Message | None = None
@@ -210,6 +255,7 @@ async def _make_alone(service: FastAPI, folder: Path) -> FastAPI:
 
     from service.console.page import CSS, HEAD, make_page, make_theme
 
+    gradio.processing_utils.async_ssrf_protected_get = bounds.fetch_nothing
     page = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     made: Any = gradio.mount_gradio_app(
         page,

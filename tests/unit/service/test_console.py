@@ -1,12 +1,14 @@
 """The console's pure parts, and how it stands beside the API: what is escaped, marked, exported, hidden and let in."""
 
+import asyncio
 import json
 import random
 from datetime import datetime
 
 import pytest
+from fastapi import HTTPException, Request, Response
 
-from service.console import compare, learning, mount, transcript, versions
+from service.console import bounds, compare, learning, mount, transcript, versions
 from service.console.mount import ConsoleRoute
 from service.keys import add_key
 
@@ -244,6 +246,13 @@ def test_what_waits_and_what_is_kept_are_told_apart():
         ("/gradio_api/queue/join", True),
         ("/gradio_api/proxy=https://x", False),
         ("/gradio_api/file=https://x", False),
+        ("/gradio_api/file=/tmp/whisperloop-console-a/b/clip.wav", True),
+        ("/gradio_api/file=HTTPS://x", False),
+        ("/gradio_api/file/https://x", False),
+        ("/gradio_api/process_recording", False),
+        ("/gradio_api/upload", True),
+        ("/gradio_api/run/predict", False),
+        ("/gradio_api/", False),
         ("/transcribe", False),
         ("/v1/models", False),
         ("/console", False),
@@ -372,6 +381,94 @@ async def test_no_other_site_reads_the_console(make_app, serve):
         answer = await client.get("/config", headers={"Origin": "http://test"})
         assert (answer.content, answer.headers["content-type"]) == (b"x", "a/b")
         assert not [name for name in answer.headers if name.startswith("access-control-")]
+
+
+@pytest.fixture
+def console(make_app):
+    """Return a service whose console's page counts what it reads, and the sizes of the bodies that it read whole."""
+    sizes = []
+
+    async def page(scope, receive, send):
+        request = Request(scope, receive)
+        try:
+            sizes.append(len(await request.body()))
+            response = Response("read")
+        except HTTPException as error:
+            response = Response(str(error.detail), error.status_code)
+        await response(scope, receive, send)
+
+    app = make_app(console=True, max_upload_bytes=3_000_000, upload_timeout_s=0.2)
+    (route,) = [one for one in app.router.routes if isinstance(one, ConsoleRoute)]
+    route.console._page = page
+    return app, route.console, sizes
+
+
+@pytest.mark.anyio
+async def test_what_the_console_reads_is_bounded(console, serve):
+    """An event is small, an upload is as large as any; both are counted while they are read, and given back."""
+    app, _, sizes = console
+
+    async def endless(n):
+        for _ in range(n):
+            yield b"x" * 100_000
+            assert app.state.buffered.n_bytes > 0
+
+    async with serve(app) as client:
+        for path, n, status in (
+            ("/gradio_api/queue/join", 5, 200),
+            ("/gradio_api/queue/join", 500, 413),
+            ("/gradio_api/upload", 20, 200),
+            ("/gradio_api/upload", 500, 413),
+        ):
+            answer = await client.post(path, content=endless(n))
+            assert answer.status_code == status, (path, n)
+        declared = await client.post("/gradio_api/upload", content=b"x" * 6_000_000)
+        assert declared.status_code == 413
+    assert sizes == [500_000, 2_000_000]
+    assert app.state.buffered.n_bytes == 0
+
+
+@pytest.mark.anyio
+async def test_a_body_that_stops_is_given_up(console, serve):
+    """Whoever sends a byte now and then to the console is told so, as everywhere, and holds nothing."""
+    app, _, _ = console
+
+    async def trickle():
+        for _ in range(50):
+            yield b"x"
+            await asyncio.sleep(0.05)
+
+    async with serve(app) as client:
+        answer = await client.post("/gradio_api/queue/join", content=trickle())
+    assert answer.status_code == 408
+    assert app.state.buffered.n_bytes == 0
+
+
+@pytest.mark.anyio
+async def test_a_full_folder_takes_no_more(console, serve, tmp_path):
+    """All uploads may take ten of the largest files; events go on, and so do uploads once it is swept."""
+    app, page, _ = console
+    page._folder = tmp_path
+    (tmp_path / "deep").mkdir()
+    file = tmp_path / "deep" / "broken off"
+    with file.open("wb") as opened:
+        opened.truncate(31_000_000)
+    async with serve(app) as client:
+        answer = await client.post("/gradio_api/upload", content=b"x")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "overloaded")
+        assert (await client.post("/gradio_api/queue/join", content=b"x")).status_code == 200
+        bounds.sweep(tmp_path, file.stat().st_mtime)  # not older
+        assert file.exists()
+        bounds.sweep(tmp_path, file.stat().st_mtime + 1)
+        assert not file.exists()
+        assert (await client.post("/gradio_api/upload", content=b"x")).status_code == 200
+
+
+@pytest.mark.anyio
+async def test_the_console_fetches_nothing():
+    """An address that stands where an upload is meant is an error, and nobody goes there."""
+    with pytest.raises(ValueError, match="fetches nothing"):
+        await bounds.fetch_nothing("https://example.org/endless")
 
 
 @pytest.mark.anyio
