@@ -28,7 +28,7 @@ from service.request_log import RequestLog
 from service.settings import Settings
 from service.shadow import Shadow
 from service.telemetry import add_telemetry, telemetry
-from service.transcribe import DECODE_THREADS
+from service.transcribe import DECODE_THREADS, OPEN_FILES
 from service.upload import MAX_TEXT_BYTES, Buffered
 from speech import vad
 
@@ -65,7 +65,10 @@ def create_app(settings: Settings | None = None, *, load: Load | None = None) ->
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.decode_limiter = anyio.CapacityLimiter(DECODE_THREADS)
+        app.state.decode_limiter, app.state.open_files = (
+            anyio.CapacityLimiter(DECODE_THREADS),
+            asyncio.Semaphore(OPEN_FILES),
+        )
         app.state.correction_limiter = anyio.CapacityLimiter(1)
         app.state.jobs_ready = asyncio.get_running_loop().create_future()
         tasks = [asyncio.create_task(app.state.shadow.run())]

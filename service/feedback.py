@@ -10,7 +10,7 @@ import io
 import logging
 import time
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -22,6 +22,7 @@ from starlette.concurrency import iterate_in_threadpool
 from service.decoder import decoding
 from service.errors import RETRY_SOON, ApiError
 from service.forms import File, form_schema, gather, refusal
+from service.limits import heard
 from service.request import is_cross_site, loaded
 from service.routes import ERRORS
 from service.settings import Settings
@@ -155,7 +156,11 @@ async def create_feedback(request: Request) -> Response:
         except UnknownLanguageError as error:
             raise ApiError(400, "unknown_language", str(error), "language") from error
         async with request.app.state.correction_limiter:  # transcripts need not wait for a long recording
-            samples = await asyncio.to_thread(_decode, files[0], fields, settings.max_audio_seconds)
+            seconds: list[float] = []
+            try:
+                samples = await asyncio.to_thread(_decode, files[0], fields, settings.max_audio_seconds, seconds.append)
+            finally:  # whatever is kept of it, or refused: hours may be decoded for half a minute
+                heard(sum(seconds))
         new = New(
             audio=await asyncio.to_thread(encode_flac, samples),
             samples=samples.tobytes(),
@@ -315,8 +320,13 @@ def _read(given: dict[str, Any]) -> FeedbackForm:
     return fields
 
 
-def _decode(file: File, fields: FeedbackForm, max_seconds: float) -> np.ndarray[tuple[int], np.dtype[np.int16]]:
-    """Return the clip as 16-bit samples at 16 kHz; runs on a thread. Raises ApiError or AudioError."""
+def _decode(
+    file: File, fields: FeedbackForm, max_seconds: float, on_heard: Callable[[float], None]
+) -> np.ndarray[tuple[int], np.dtype[np.int16]]:
+    """Return the clip as 16-bit samples at 16 kHz; runs on a thread. Raises ApiError or AudioError.
+
+    `on_heard` is told of the seconds that were decoded, bit by bit.
+    """
     start = round((fields.start or 0.0) * SAMPLE_RATE)
     end = start + round(MAX_SECONDS * SAMPLE_RATE) if fields.end is None else round(fields.end * SAMPLE_RATE)
     parts, position = [], 0
@@ -326,6 +336,7 @@ def _decode(file: File, fields: FeedbackForm, max_seconds: float) -> np.ndarray[
             if wanted.size:
                 parts.append(wanted.copy())  # a view would keep hours that are not wanted in memory
             position += block.size
+            on_heard(block.size / SAMPLE_RATE)
             if fields.end is None and position > end + CUT_TOLERANCE_S * SAMPLE_RATE:
                 message = (
                     f"A correction is of {MAX_SECONDS:g} s of audio at most; this has more: send start and end, too."

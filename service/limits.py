@@ -90,6 +90,11 @@ class Limits:
         if name in self._audio:
             self._audio[name].take(audio_s, self._clock())
 
+    def wait_s(self, name: str) -> float:
+        """Return how long it takes until a key has any audio left, in seconds; 0 if it has, or has no such limit."""
+        audio, now = self._audio.get(name), self._clock()
+        return 0.0 if audio is None or audio.left(now) > 0 else max(1.0, audio.seconds_until(0, now))
+
 
 _PAYER: ContextVar[Callable[[float], None] | None] = ContextVar("_PAYER", default=None)
 

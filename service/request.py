@@ -146,6 +146,7 @@ def means(app: FastAPI, model: Loaded, terms: Terms = USUAL) -> Means:
         lane=terms.lane,
         deadline=terms.deadline,
         on_admit=terms.on_admit,
+        open_files=app.state.open_files,
     )
 
 

@@ -29,6 +29,9 @@ from speech.windows import Audio, Slice, cut_stream
 DECODE_THREADS = 2
 """Files that are decoded at once."""
 
+OPEN_FILES = 48
+"""Files that are open at once: each has a process of some 40 MB that decodes it, until its last window is cut."""
+
 PREPARED = 8
 """Windows of a file, from its beginning, whose features are made before they queue: all of a clip's."""
 
@@ -54,6 +57,7 @@ class Means:
     lane: Lane = "interactive"
     deadline: float | None = None  # when nobody waits for the answer any longer, by the event loop's clock
     on_admit: Callable[[Job], None] = lambda _: None  # told of the request's place in the queue, when it has one
+    open_files: asyncio.Semaphore | None = None  # bounds the files that are open at once, to `OPEN_FILES`
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,8 @@ async def transcribe(
 async def _transcribe(file: BinaryIO, options: Options, means: Means, on_added: OnAdded) -> Answer:
     declared: list[float] = []
     faults: list[AudioError] = []
-    reader = _read(file, options, means, declared, faults)
+    slot = await _Slot.taken(means.open_files)
+    reader = _read(file, options, means, declared, faults, slot.free_from_a_thread)
     assembly = Assembly(options)
     pending: deque[tuple[Slice, asyncio.Task[DecodingResult] | None]] = deque()
 
@@ -130,6 +135,7 @@ async def _transcribe(file: BinaryIO, options: Options, means: Means, on_added: 
             await deliver(job, 0)
     finally:
         reader.close()  # first: whoever is cancelled once more gets no further than the next await
+        slot.free()
         tasks = [task for _, task in pending if task is not None]
         for task in tasks:
             task.cancel()  # if one failed, nobody waits for the others
@@ -139,10 +145,11 @@ async def _transcribe(file: BinaryIO, options: Options, means: Means, on_added: 
 
 async def detect_language(file: BinaryIO, options: Options, means: Means) -> SpokenLanguage:
     """Decode windows with speech until the language is known, as `transcribe` does; errors are the same."""
-    reader = _read(file, options, means, [], [])
     language = SpokenLanguage()
-    try:
-        async with _in_time(means):
+    async with _in_time(means):
+        slot = await _Slot.taken(means.open_files)
+        reader = _read(file, options, means, [], [], slot.free_from_a_thread)
+        try:
             while language.is_awaited and (cut := await _in_thread(means, lambda: next(reader, None))) is not None:
                 place, window = cut
                 if window is not None:
@@ -151,9 +158,34 @@ async def detect_language(file: BinaryIO, options: Options, means: Means) -> Spo
                         (result,) = await means.scheduler.submit(job, [window])
                     heard(seconds)
                     language.hear(place, result)
-    finally:
-        reader.close()
+        finally:
+            reader.close()
+            slot.free()
     return language
+
+
+class _Slot:
+    """The right to have a file open, given back once, by whoever is done with it first."""
+
+    def __init__(self, semaphore: asyncio.Semaphore | None) -> None:
+        self._semaphore, self._loop = semaphore, asyncio.get_running_loop()
+
+    @classmethod
+    async def taken(cls, semaphore: asyncio.Semaphore | None) -> "_Slot":
+        """Wait for one, in turn."""
+        if semaphore is not None:
+            await semaphore.acquire()
+        return cls(semaphore)
+
+    def free(self) -> None:
+        """Give it back, unless that was done."""
+        if self._semaphore is not None:
+            self._semaphore.release()
+            self._semaphore = None
+
+    def free_from_a_thread(self) -> None:
+        """Give it back on the event loop."""
+        self._loop.call_soon_threadsafe(self.free)
 
 
 @asynccontextmanager
@@ -169,7 +201,12 @@ async def _in_time(means: Means) -> AsyncIterator[None]:
 
 
 def _read(
-    file: BinaryIO, options: Options, means: Means, declared: list[float], faults: list[AudioError]
+    file: BinaryIO,
+    options: Options,
+    means: Means,
+    declared: list[float],
+    faults: list[AudioError],
+    on_closed: Callable[[], None],
 ) -> Generator[Cut, None, None]:
     """Decode and cut; run on threads, a window at a time.
 
@@ -179,6 +216,7 @@ def _read(
         means: to read it with.
         declared: gets the file's length in seconds, as its header has it, before the first window is out.
         faults: gets why the rest of the file is missing, if it is.
+        on_closed: told when nothing of the file is open any longer.
     """
     engine: Engine = means.scheduler.engine
     n_prepared = 0
@@ -195,6 +233,7 @@ def _read(
                 yield held
             held = place, window
     # Who waits for the last window's answer waits without a process and a detector.
+    on_closed()
     if held is not None:
         yield held
 

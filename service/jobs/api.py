@@ -116,6 +116,7 @@ def make_runner(app: FastAPI, settings: Settings, route: "Route" = transcribe_fi
         webhook_hosts=parse_hosts(settings.webhook_hosts),
         on_finished=app.state.metrics.job,
         charge=charge,
+        wait_s=lambda owner: app.state.limits.wait_s(owner) if owner else 0.0,
     )
 
 

@@ -33,6 +33,7 @@ LEASE_S = 15.0
 RENEW_S = 3.0
 POLL_S = 2.0  # for what other processes submitted; our own wakes us
 SWEEP_S = 60.0
+LOOK_AGAIN_S = 60.0  # whether an owner has audio left: its limit may have been raised
 WEBHOOK_LEASE_S = 60.0  # more than a message takes
 
 ABANDONED: dict[str, Any] = {
@@ -79,6 +80,7 @@ class JobRunner:
         webhook_hosts: frozenset[Origin] = frozenset(),
         on_finished: Callable[[str], None] = lambda _: None,
         charge: Callable[[str, float], None] = lambda *_: None,
+        wait_s: Callable[[str], float] = lambda _: 0.0,
     ) -> None:
         """Make it; `run` runs it.
 
@@ -92,11 +94,13 @@ class JobRunner:
             on_finished: told of each job that came to an end here: its status.
             charge: told of the owner of each job that came to an end here, cancelled ones among them, and of the
                 seconds of audio that were decoded for it.
+            wait_s: tells how long an owner whose audio is used up is to wait for its next job; others' go first.
         """
         self.store = store
         self.ttl_s = ttl_s
         self.running: dict[str, Running] = {}
-        self._answer, self._message, self._on_finished, self._charge = answer, message, on_finished, charge
+        self._answer, self._message, self._on_finished = answer, message, on_finished
+        self._charge, self._wait_s = charge, wait_s
         self._webhook_key, self._webhook_hosts = webhook_key, webhook_hosts
         self._name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._wakes = [asyncio.Event() for _ in range(AT_ONCE + 1)]  # who does jobs, and who tells of them
@@ -150,6 +154,10 @@ class JobRunner:
             raise
         if job is None:
             return False
+        if (wait_s := self._wait_s(job.owner)) > 0:
+            not_before = time.time() + min(wait_s, LOOK_AGAIN_S)
+            await asyncio.shield(asyncio.to_thread(self.store.release, job.id, self._name, not_before=not_before))
+            return True
         turns: list[Job] = []
         heard: list[float] = []
         work = asyncio.create_task(self._work(job, turns.append, heard.append))

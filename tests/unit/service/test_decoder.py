@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,6 +128,21 @@ def test_no_more_are_kept_than_are_needed(wav):
     for one in crowd:
         one.join()
     assert 0 < decoder._idle.qsize() <= decoder.MAX_IDLE
+
+
+def test_a_process_knows_no_secrets(monkeypatch):
+    """What reads hostile files has neither keys nor passwords in its environment, and all that it needs."""
+    secrets = ("WHISPERLOOP_WEBHOOK_SECRET", "HF_TOKEN", "WHISPERLOOP_CORRECTIONS", "MY_API_KEY", "PGPASSWORD")
+    for name in secrets:
+        monkeypatch.setenv(name, "hidden")
+    monkeypatch.setenv("LANG", "C.UTF-8")
+    process = decoder.Decoder()
+    try:
+        known = Path(f"/proc/{process._process.pid}/environ").read_bytes()
+        assert b"hidden" not in known
+        assert {b"LANG=C.UTF-8", b"PATH=" + os.environb[b"PATH"]} <= set(known.split(b"\0"))
+    finally:
+        process.close()
 
 
 def test_a_process_ends_with_its_parent():

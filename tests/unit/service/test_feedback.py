@@ -276,6 +276,20 @@ async def test_a_key_sees_its_own_and_an_admin_all(make_app, serve, wav, url, tm
         assert (await client.get("/v1/feedback", headers={})).status_code == 401
 
 
+async def test_what_is_decoded_for_a_correction_is_paid_for(make_app, serve, wav, url, tmp_path):
+    """All of a recording of which a part is kept, and of one that is refused; then the key's day is used up."""
+    file = tmp_path / "keys.jsonl"
+    key = add_key(file, "app", audio_seconds_per_day=100)
+    async with serve(make_app(corrections=url, keys=file)) as client:
+        left = "x-ratelimit-remaining-audio-seconds"
+        assert (await send(client, wav(70), key=key, start="1", end="3")).status_code == 201
+        headers = {"Authorization": f"Bearer {key}"}
+        assert (await client.get("/v1/feedback", headers=headers)).headers[left] == "30"
+        assert (await send(client, wav(40), key=key)).status_code == 413  # more than 30 s, and no part was named
+        assert (await client.get("/v1/feedback", headers=headers)).headers[left] == "0"
+        assert (await send(client, wav(2), key=key)).status_code == 429
+
+
 async def test_a_database_that_cannot_be_used_is_a_503(make_app, serve, wav, tmp_path, caplog):
     """The service answers everything else; the log says what is wrong, without what was said."""
     (tmp_path / "file").write_text("")

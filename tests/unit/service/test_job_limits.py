@@ -1,5 +1,6 @@
 """Jobs are paid for by the key that handed them in."""
 
+import asyncio
 import io
 import re
 from dataclasses import replace
@@ -7,6 +8,7 @@ from dataclasses import replace
 import av
 import pytest
 
+import service.jobs.runner
 from service.keys import add_key
 
 pytestmark = pytest.mark.anyio
@@ -24,6 +26,46 @@ async def test_a_jobs_audio_is_charged(make_app, serve, wav, until, tmp_path):
         await until(lambda: done in app.state.metrics.render({}).decode())
         assert 'whisperloop_key_audio_seconds_total{key="app"} 3.0' in app.state.metrics.render({}).decode()
         assert (await client.post("/v1/jobs", headers=key)).status_code == 429
+
+
+async def test_jobs_wait_until_their_key_has_audio_left(make_app, make_engine, serve, wav, tmp_path, monkeypatch):
+    """Handed in before the first was paid for, they run one by one as the day goes on; other keys' do not wait."""
+    monkeypatch.setattr(service.jobs.runner, "AT_ONCE", 1)
+    monkeypatch.setattr(service.jobs.runner, "LOOK_AGAIN_S", 0.05)
+    monkeypatch.setattr(service.jobs.runner, "POLL_S", 0.02)
+    engine = make_engine()
+    file = tmp_path / "keys.jsonl"
+    spender = {"Authorization": f"Bearer {add_key(file, 'spender', audio_seconds_per_day=2)}"}
+    other = {"Authorization": f"Bearer {add_key(file, 'other', audio_seconds_per_day=100)}"}
+    app = make_app(engine, keys=file, database=f"sqlite:///{tmp_path}/jobs.db")
+    async with serve(app) as client:
+        now = app.state.limits._clock()
+        late = [0.0]
+        app.state.limits._clock = lambda: now + late[0]
+        engine.gate.clear()
+        jobs = []
+        for key in (spender, spender, spender, other):
+            answer = await client.post("/v1/jobs", files={"file": ("a", wav(3))}, headers=key)
+            assert answer.status_code == 202, answer.text
+            jobs.append((f"/v1/jobs/{answer.json()['id']}", key))
+
+        async def ended():
+            found = [(await client.get(path, headers=key)).json()["status"] for path, key in jobs]
+            return [status == "succeeded" for status in found]
+
+        async def rest(expected):
+            """Wait until these have ended, and see that no more do."""
+            for _ in range(500):
+                if await ended() == expected:
+                    break
+                await asyncio.sleep(0.02)
+            await asyncio.sleep(0.3)
+            assert await ended() == expected
+
+        engine.gate.set()
+        await rest([True, False, False, True])
+        late[0] = 0.6 * 86_400  # its debt of one second is half a day's
+        await rest([True, True, False, True])
 
 
 def claiming(data, seconds):

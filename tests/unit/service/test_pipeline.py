@@ -252,6 +252,39 @@ async def test_so_many_files_are_decoded_at_once(running):
     assert {answer.transcription.duration for answer in answers} == {40}
 
 
+async def test_so_many_files_are_open_at_once(running, engine, monkeypatch, until):
+    """Each has a process while its windows wait for the engine; more files wait in turn, and no place is lost."""
+    opened = []
+
+    @contextmanager
+    def listen_if(_wanted):
+        opened.append(True)
+        try:
+            yield None
+        finally:
+            opened.pop()
+
+    monkeypatch.setattr(vad, "listen_if", listen_if)
+    async with running(Film(70)) as start:
+        start.means = replace(start.means, open_files=asyncio.Semaphore(2))
+        engine.gate.clear()
+        unknown = Options()  # its first window's answer is waited for before more is read
+        many = [asyncio.create_task(transcribe(io.BytesIO(b"a film"), unknown, start.means)) for _ in range(6)]
+        await until(lambda: len(opened) == 2)
+        await asyncio.sleep(0.1)
+        assert len(opened) == 2
+        many[0].cancel()  # one that is open, and one that waits
+        many[5].cancel()
+        await asyncio.gather(many[0], many[5], return_exceptions=True)
+        await until(lambda: len(opened) == 2)
+        engine.gate.set()
+        answers = await asyncio.gather(*many[1:5])
+        assert {answer.transcription.duration for answer in answers} == {70}
+        for _ in range(3):  # one window each: nothing of it is open while its answer is awaited
+            await detect_language(io.BytesIO(b"a film"), unknown, start.means)
+        assert start.means.open_files._value == 2
+
+
 @pytest.mark.parametrize("language", ["it", None])
 async def test_previous_text_makes_windows_wait_for_each_other(running, engine, language):
     """Each is told what was said before it; without, they go together and are told nothing."""
