@@ -14,6 +14,7 @@ from training.evaluate import Hypothesis, Progress
 from training.gate import Verdict, judge
 from training.gate_page import write_page
 from training.guards import Measured
+from training.learned import read_learned, unseen
 from training.measure import measure, score
 from training.refusals import of_overlap, of_version
 from training.rules import Rules
@@ -63,7 +64,8 @@ def hold(
 ) -> Contest:
     """Measure both versions as they are served, and judge.
 
-    What is refused already by the test clips is not measured any further.
+    What is refused already by the test clips is not measured any further. Clips that either version says to have
+    learned are left out, and a note says how many: what is held out today may have been learned from in another round.
 
     Args:
         candidate: may it take the other's place?
@@ -77,6 +79,9 @@ def hold(
         progress: shows how far a measurement is.
         known: hypotheses that are at hand, by reference of the version.
         refusals: reasons to refuse that are known already, such as lint's errors.
+
+    Raises:
+        StepError: no clip is left that neither has learned.
     """
 
     def heard(version: Version) -> list[Hypothesis]:
@@ -91,20 +96,37 @@ def hold(
     untrained = None if zero_shot is None or zero_shot.ref == against.ref else heard(zero_shot)
     own = fingerprint(data.test) if data.data_fingerprint is not None else None
     found, notes = of_version(candidate, test=own, data=data.data_fingerprint)
-    if data.train is None:
+    test = unseen(data.test, (against, candidate))
+    guards = {name: unseen(clips, (against, candidate)) for name, clips in data.guards.items()}
+    for name, kept, of in [("test", test, data.test), *((name, guards[name], data.guards[name]) for name in guards)]:
+        if len(kept) < len(of):
+            notes.append(
+                f"{len(of) - len(kept)} of {len(of)} clips of {name} are left out: {against.ref} or {candidate.ref} "
+                "has learned them, or what it came from"
+            )
+    if not test:
+        raise StepError(
+            f"each of the {len(data.test)} test clips was learned by {against.ref} or {candidate.ref}: judge by others "
+            '(a source of use = "test"; for `gate`, --manifest or --folder)'
+        )
+    judged_by = {clip.id for clip in test}
+    if data.train is None and read_learned(candidate) is None:
         notes.append("whether a test clip was trained on is not known: the training data are not at hand")
-    else:
+    elif data.train is not None:
         found += of_overlap(data.train, [*data.test, *(u for guard in data.guards.values() for u in guard)])
 
     def decide(measured: tuple[Measured, Measured] | None) -> Verdict:
+        def of_test(hypotheses: Sequence[Hypothesis]) -> list[Hypothesis]:
+            return [hypothesis for hypothesis in hypotheses if hypothesis.id in judged_by]
+
         return judge(
-            before,
-            after,
+            of_test(before),
+            of_test(after),
             base_ref=against.ref,
             candidate_ref=candidate.ref,
             test_fingerprint=fingerprint(data.test),
             seed=seed,
-            zero_shot=untrained,
+            zero_shot=None if untrained is None else of_test(untrained),
             measured=measured,
             refusals=[*refusals, *found],
             notes=notes,
@@ -114,7 +136,7 @@ def hold(
     verdict, measured = decide(None), None
     if verdict.decision != "refuse":
         of_both = [
-            measure(version, data.test, data.guards, data.audio_root, seed, cache, progress)
+            measure(version, test, {k: v for k, v in guards.items() if v}, data.audio_root, seed, cache, progress)
             for version in (against, candidate)
         ]
         measured = (of_both[0], of_both[1])

@@ -30,6 +30,7 @@ from training.context import MARGINS, MAX_ELASTIC_LOSS, MIN_CLIPS, Cost, Trial, 
 from training.data.manifest import Utterance, fingerprint
 from training.evaluate import Hypothesis, Progress, transcribe_utterances
 from training.finetune import FineTuned, computes_in_bf16, fine_tune
+from training.learned import learned, read_learned, write_learned
 from training.own_words import OWN_WORDS, SUFFIXES, find_audio, hear
 from training.parity import MAX_CLIPS, ParityError, measure_parity
 from training.shell import StepError
@@ -340,6 +341,7 @@ def _publish(
     data = {"fingerprint": fingerprint(heard), "sources": provenance.describe_sources(heard)}
     for name, content in (("metrics", metrics), ("provenance", origin), ("data", data)):
         (staged / f"{name}.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_learned(staged, learned([u for u in heard if u.split == "train"], read_learned(parent)))
     (staged / "README.md").write_text(_card(parent, last), encoding="utf-8")
     trial = last.trial
     manifest_evidence: dict[str, JsonValue] = {

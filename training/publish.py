@@ -35,6 +35,7 @@ from training.evaluate import (
 )
 from training.finetune import FineTuned
 from training.gate import Bounds
+from training.learned import learned, read_learned, write_learned
 from training.parity import MAX_CLIPS, ParityError, measure_parity
 from training.prepare import Data
 from training.smoke import candidates, choose_smoke_clip
@@ -133,6 +134,7 @@ def publish_version(
         description["replay"] = provenance.describe_sources(data.replay)
     for name, content in (("metrics", metrics), ("provenance", origin), ("data", description)):
         (staged / f"{name}.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_learned(staged, learned([*data.of("train"), *data.replay], read_learned(base)))
     card = model_card(
         Facts(
             config=config,

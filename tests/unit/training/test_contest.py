@@ -13,6 +13,7 @@ from training.contest import PAGE, VERDICT, TestSet, force, hold, keep, promote,
 from training.data.manifest import write_manifest
 from training.evaluate import Hypothesis
 from training.gate import Verdict
+from training.learned import learned, write_learned
 from training.rules import Rules
 from training.shell import StepError
 
@@ -30,9 +31,11 @@ def cheap(monkeypatch):
 
 @pytest.fixture
 def clips(speech):
-    """Return twelve clips of speech, with texts of six words each, and their folder."""
+    """Return twelve clips of speech, with texts of six words each, as if of a file each, and their folder."""
     utterances, folder = speech
-    return [u.model_copy(update={"text": f"{WORDS} {u.id}"}) for u in utterances[:12]], folder
+    audio = [u.audio.model_copy(update={"sha256": f"{i:064x}"}) for i, u in enumerate(utterances[:12])]
+    pairs = zip(utterances, audio, strict=False)
+    return [u.model_copy(update={"text": f"{WORDS} {u.id}", "audio": file}) for u, file in pairs], folder
 
 
 def said(clips, n_wrong):
@@ -107,6 +110,37 @@ def test_the_better_one_takes_productions_place(contest, registry, tmp_path):
     assert Verdict.model_validate(store.verdict("m", name)) == held.verdict
     assert json.loads((tmp_path / "run" / VERDICT).read_text())["decision"] == "promote"
     assert "may go into production" in (tmp_path / "run" / PAGE).read_text()
+
+
+def taught(version, clips):
+    """Let a version say that it has learned clips."""
+    write_learned(version.path, learned(clips))
+
+
+@pytest.mark.parametrize("side", [1, 2])
+def test_clips_that_one_side_learned_are_left_out(contest, registry, clips, side):
+    """Production knew four of twelve by heart, from another round: the candidate is compared on the other eight."""
+    store_and_versions, utterances = registry, clips[0]
+    taught(store_and_versions[side], utterances[:4])
+    held, _ = contest(3, 1)
+    assert held.verdict.comparisons["it"].clips == 8
+    assert any("4 of 12 clips of test are left out" in note for note in held.verdict.notes)
+    assert len(held.before) == 12  # the page shows them all
+
+
+def test_guards_that_one_side_learned_are_left_out(contest, registry, clips):
+    """Whole guard sets, if need be: each is named."""
+    taught(registry[1], clips[0][:4])
+    held, _ = contest(3, 1, test=clips[0][4:], guards={"other": clips[0][:4]}, train=None)
+    assert any("4 of 4 clips of other are left out" in note for note in held.verdict.notes)
+    assert "other" not in held.verdict.guards
+
+
+def test_a_test_set_that_was_learned_judges_nobody(contest, registry, clips):
+    """It is an error that says what to do, before anything is measured."""
+    taught(registry[1], clips[0])
+    with pytest.raises(StepError, match=r"each of the 12 test clips was learned by m@.*use = .test."):
+        contest(3, 1)
 
 
 def test_the_worse_one_does_not(contest, registry):

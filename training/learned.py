@@ -1,0 +1,83 @@
+"""What a version has learned from, told without telling it: digests of sentences and of audio, beside its weights.
+
+So that no comparison is held on clips that one side was trained on, whatever has become of its data since: how they are
+divided depends on what else there is, and on the recipe. A version has what its parent had, and its own. The file stays
+at home (`registry.copies`), for who knows a sentence can find out that it was learned.
+"""
+
+import gzip
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from registry import Version
+from speech.text import NORMALIZER_VERSION, normalize
+from training.data.manifest import Utterance
+
+LEARNED = "learned.json.gz"
+DIGITS = 16  # of a digest in hexadecimal: of a million clips, one in ten million is taken for another
+
+
+class Learned(BaseModel):
+    """Digests of what was learned."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    normalizer_version: str = NORMALIZER_VERSION
+    """Sentences of another are not compared: they may be the same, and have other digests."""
+    sentences: frozenset[str] = frozenset()
+    audio: dict[str, list[tuple[float, float]]] = {}
+    """Stretches, in seconds, of files by their digests."""
+
+    def knows(self, clip: Utterance) -> bool:
+        """Say whether a clip's sentence, or some of its audio, was learned."""
+        start, end = clip.audio.offset, clip.audio.offset + clip.audio.duration
+        if any(start < e and s < end for s, e in self.audio.get(_digest(clip.audio.sha256), ())):
+            return True
+        return self.normalizer_version == NORMALIZER_VERSION and _sentence(clip) in self.sentences
+
+
+def learned(clips: Iterable[Utterance], before: Learned | None = None) -> Learned:
+    """Return what there is to know of clips that are learned, beside what was learned before."""
+    before = before if before is not None else Learned()
+    same_rules = before.normalizer_version == NORMALIZER_VERSION
+    sentences, audio = set(before.sentences if same_rules else ()), dict(before.audio)
+    for clip in clips:
+        if normalize(clip.text):  # silence is no sentence
+            sentences.add(_sentence(clip))
+        stretch = (clip.audio.offset, clip.audio.offset + clip.audio.duration)
+        name = _digest(clip.audio.sha256)
+        audio[name] = sorted({*audio.get(name, ()), stretch})
+    return Learned(sentences=frozenset(sentences), audio=audio)
+
+
+def write_learned(folder: Path, what: Learned) -> None:
+    """Write it beside a version's weights, the same bytes for the same content."""
+    content = what.model_dump(mode="json")
+    content["sentences"].sort()
+    (folder / LEARNED).write_bytes(gzip.compress(json.dumps(content, sort_keys=True).encode(), mtime=0))
+
+
+def read_learned(version: Version) -> Learned | None:
+    """Return what a version has learned; None where it does not say, as one from elsewhere."""
+    try:
+        return Learned.model_validate_json(gzip.decompress((version.path / LEARNED).read_bytes()))
+    except FileNotFoundError:
+        return None
+
+
+def unseen(clips: Sequence[Utterance], versions: Iterable[Version]) -> list[Utterance]:
+    """Return the clips that none of the versions says to have learned."""
+    known = [found for version in versions if (found := read_learned(version)) is not None]
+    return [clip for clip in clips if not any(found.knows(clip) for found in known)]
+
+
+def _sentence(clip: Utterance) -> str:
+    return _digest(f"{clip.language}\n{normalize(clip.text)}")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
