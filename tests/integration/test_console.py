@@ -254,6 +254,20 @@ def test_transcribe_correct_compare_and_promote(console, browser, clip):  # noqa
     assert _hosts(browser) == {"127.0.0.1"}
 
 
+def test_what_gradio_has_beside_is_closed(console):
+    """No address is fetched, no program is run on an upload, no other site's page reads or sends anything."""
+    address = console[0]
+    for path in ("/gradio_api/file/https://example.org/x", "/gradio_api/file=https://example.org/x"):
+        assert httpx.get(address + path, timeout=30).status_code == httpx.codes.NOT_FOUND
+    recording = httpx.post(f"{address}/gradio_api/process_recording", files={"video": b"x"}, timeout=30)
+    assert recording.status_code == httpx.codes.NOT_FOUND
+    evil = {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}
+    refused = httpx.post(f"{address}/gradio_api/queue/join", json={}, headers=evil, timeout=30)
+    assert refused.status_code == httpx.codes.FORBIDDEN
+    page = httpx.get(address, headers={"Origin": "https://evil.example"}, timeout=30)
+    assert not [name for name in page.headers if name.startswith("access-control-")]
+
+
 def test_records_from_the_microphone(console, browser):
     """What is recorded in the browser is transcribed like a file."""
     browser.get(console[0])
