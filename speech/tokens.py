@@ -102,10 +102,19 @@ class WhisperTokenizer:
         """Return a training target: prompt, text, end. Exactly one start token; the model shifts it itself."""
         return [*self.prompt(language, task), *self.encode(text), self.eot]
 
-    def encode(self, text: str) -> list[int]:
-        """Return the tokens of `text` as Whisper writes it: with a leading blank, and no special token in it."""
+    def encode(self, text: str, *, follows: bool = False) -> list[int]:
+        """Return the tokens of `text` as Whisper writes it: with a leading blank, and no special token in it.
+
+        A leading blank that is a token by itself, as before most Japanese, Thai and Bengali letters, is left out:
+        decoders never begin with it (`begin_suppress_tokens`), so whoever learns to begin with it learns nothing else.
+
+        Args:
+            text: to write.
+            follows: another text stands before it, and a blank parts the two, whatever token it takes.
+        """
         # Special tokens written out in a transcript are text, never control.
-        return list(self._plain.encode(" " + text.strip(), add_special_tokens=False).ids)
+        tokens = list(self._plain.encode(" " + text.strip(), add_special_tokens=False).ids)
+        return tokens[1:] if not follows and tokens[:1] == [self._blank] else tokens
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of `tokens`, special tokens and timestamps left out."""
@@ -115,6 +124,10 @@ class WhisperTokenizer:
         """Return the bytes that a text token stands for: several tokens may share a letter."""
         written = self._tokenizer.id_to_token(token) or ""
         return bytes(BYTES[letter] for letter in written) if all(map(BYTES.__contains__, written)) else written.encode()
+
+    @cached_property
+    def _blank(self) -> int | None:
+        return self._tokenizer.token_to_id("Ġ")
 
     @cached_property
     def _plain(self) -> Tokenizer:

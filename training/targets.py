@@ -10,6 +10,7 @@ from typing import NamedTuple
 from speech.context import POSITIONS_PER_SECOND
 from speech.engine import MAX_PROMPT_TOKENS
 from speech.tokens import MAX_LABEL_TOKENS, N_TIMESTAMPS, WhisperTokenizer
+from speech.words import UNSPACED
 from training.data.manifest import Segment
 
 IGNORED = -100
@@ -37,12 +38,13 @@ def timed_target(tokenizer: WhisperTokenizer, segments: Sequence[Segment], langu
     """
     tokens = tokenizer.prompt(language, timestamps=True)
     earliest = 0
-    for segment in segments:
+    for i, segment in enumerate(segments):
         times = (round(second * POSITIONS_PER_SECOND) for second in (segment.start, segment.end))
         start, end = (min(N_TIMESTAMPS - 1, max(earliest, time)) for time in times)
         end = earliest = max(start, end)
         begin = tokenizer.timestamp_begin
-        tokens += [begin + start, *tokenizer.encode(segment.text), begin + end]
+        text = tokenizer.encode(segment.text, follows=i > 0 and language not in UNSPACED)
+        tokens += [begin + start, *text, begin + end]
     tokens.append(tokenizer.eot)
     if not segments or len(tokens) > MAX_LABEL_TOKENS:
         return None

@@ -17,6 +17,7 @@ from speech.audio import SAMPLE_RATE
 from speech.context import FRAMES_PER_POSITION, positions_of
 from speech.features import CHUNK_LENGTH
 from speech.tokens import MAX_LABEL_TOKENS, WhisperTokenizer
+from speech.words import UNSPACED
 from training.augment import (
     Audio,
     Blank,
@@ -167,8 +168,8 @@ class TrainingWindows(Dataset[Example]):
         """Return the decoder positions that a clip's text takes at most: with timestamps."""
         if clip.id not in self._tokens:
             segments = _segments(clip)
-            timed = sum(len(self._tokenizer.encode(segment.text)) + 2 for segment in segments)
-            self._tokens[clip.id] = max(timed, len(self._tokenizer.encode(clip.text)))
+            timed = sum(len(self._tokenizer.encode(segment.text, follows=True)) + 2 for segment in segments)
+            self._tokens[clip.id] = max(timed, len(self._tokenizer.encode(clip.text, follows=True)))
         return self._tokens[clip.id]
 
     def _target(
@@ -183,7 +184,8 @@ class TrainingWindows(Dataset[Example]):
         if timed and (len(clips) > 1 or clips[0].segments):
             target = timed_target(self._tokenizer, list(_shifted(clips, recordings, speed)), language)
         if target is None:
-            text = " ".join(clip.text.strip() for clip in clips if not clip.no_speech)
+            blank = "" if language in UNSPACED else " "  # as windows are put together in serving
+            text = blank.join(clip.text.strip() for clip in clips if not clip.no_speech)
             target = text_target(self._tokenizer, text, language)
         if prompted and clips[0].prev_text:
             target = after_previous_text(self._tokenizer, target, clips[0].prev_text)

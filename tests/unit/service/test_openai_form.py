@@ -116,7 +116,7 @@ def test_auto_chunking_is_what_happens_anyway():
 def test_keywords_stand_before_the_prompt(options, spelled):
     """The end of the prompt counts most for the decoder."""
     asked = read(("keywords[]", "Asterisk"), ("keywords[]", "Voicemail"), ("prompt", "Buongiorno."))
-    assert spelled(options(asked).prompt) == " Asterisk, Voicemail Buongiorno."
+    assert spelled(options(asked).prompt) == "Asterisk, Voicemail Buongiorno."
 
 
 @pytest.mark.parametrize("fields", [[("language", "it")], [("languages[]", "it")], [("languages", '["it"]')]])

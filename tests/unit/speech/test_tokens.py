@@ -13,6 +13,19 @@ SPECIALS = ["<|endoftext|>", "<|startoftranscript|>", "<|it|>", "<|transcribe|>"
 
 
 @pytest.fixture(scope="module")
+def merging(tokenizer_folder, tmp_path_factory):
+    """Return a tokenizer that has one token of two letters: a blank and a "c"."""
+    layout = json.loads((tokenizer_folder / "tokenizer.json").read_text(encoding="utf-8"))
+    layout["model"]["vocab"]["Ġc"] = len(layout["model"]["vocab"])
+    layout["model"]["merges"] = [["Ġ", "c"]]
+    for token in layout["added_tokens"]:
+        token["id"] += 1
+    folder = tmp_path_factory.mktemp("merging")
+    (folder / "tokenizer.json").write_text(json.dumps(layout), encoding="utf-8")
+    return WhisperTokenizer.from_folder(folder)
+
+
+@pytest.fixture(scope="module")
 def name_of(tokenizer):
     """Return the function that spells a token."""
     return tokenizer._tokenizer.id_to_token
@@ -110,7 +123,7 @@ def test_special_tokens_in_a_transcript_are_text(tokenizer, special):
     """Whoever writes a control token into a transcript does not control the training."""
     tokens = tokenizer.encode(f"prima {special} dopo")
     assert all(token < tokenizer.eot for token in tokens)
-    assert tokenizer.decode(tokens) == f" prima {special} dopo"
+    assert tokenizer.decode(tokens) == f"prima {special} dopo"
     assert tokenizer.labels(special, "it").count(tokenizer.sot) == 1
 
 
@@ -119,19 +132,34 @@ def test_a_timestamp_in_a_transcript_is_text(tokenizer, timestamp):
     """Timestamps are no special tokens to the tokenizer's file, and stay text all the same."""
     tokens = tokenizer.encode(f"alle {timestamp} via")
     assert all(token < tokenizer.eot for token in tokens)
-    assert tokenizer.decode(tokens) == f" alle {timestamp} via"
+    assert tokenizer.decode(tokens) == f"alle {timestamp} via"
 
 
 @given(text=st.text())
 def test_text_survives_the_round_trip(tokenizer, text):
-    """Every text comes back as Whisper writes it: with one leading blank."""
-    assert tokenizer.decode(tokenizer.encode(text)) == " " + text.strip()
+    """Every text comes back; behind another one, with the blank that parts them."""
+    assert tokenizer.decode(tokenizer.encode(text)) == text.strip()
+    assert tokenizer.decode(tokenizer.encode(text, follows=True)) == " " + text.strip()
+
+
+@pytest.mark.parametrize(("text", "first"), [("ciao", "Ġc"), ("日本", "æ"), ("আমি", "à"), ("no", "n"), ("", None)])
+def test_no_text_begins_with_a_lone_blank(merging, text, first):
+    """The blank is part of the first token or left out: decoders never begin with it (`begin_suppress_tokens`)."""
+    tokens = merging.encode(text)
+    assert next(map(merging._tokenizer.id_to_token, tokens), None) == first
+    assert merging.decode(tokens).strip() == text
+
+
+def test_a_blank_between_two_texts_stays(merging):
+    """What follows another text begins with its blank, whether that is a token by itself or not."""
+    for text in ("ciao", "আমি"):
+        assert merging.decode([*merging.encode("no"), *merging.encode(text, follows=True)]) == f"no {text}"
 
 
 def test_decoding_leaves_out_what_is_no_text(tokenizer):
     """Prompts, ends and timestamps are not read out."""
     tokens = [*tokenizer.prompt("it"), tokenizer.timestamp_begin + 7, *tokenizer.encode("ciao"), tokenizer.eot]
-    assert tokenizer.decode(tokens) == " ciao"
+    assert tokenizer.decode(tokens) == "ciao"
 
 
 def test_the_byte_alphabet_is_gpt2s():
@@ -144,7 +172,7 @@ def test_the_byte_alphabet_is_gpt2s():
 @pytest.mark.parametrize("text", ["Prego, città.", "решётку", "日本 🎧"])
 def test_tokens_have_bytes(tokenizer, text):
     """Joined, they are the text with its leading blank, though a token may hold half a letter."""
-    tokens = tokenizer.encode(text)
+    tokens = tokenizer.encode(text, follows=True)
     assert b"".join(map(tokenizer.token_bytes, tokens)).decode() == " " + text
 
 

@@ -7,6 +7,7 @@ import pytest
 from speech.audio import SAMPLE_RATE, decode_audio
 from speech.context import ElasticContext
 from speech.engine import DecodingResult, Word
+from speech.tokens import WhisperTokenizer
 from training.data.manifest import AudioSlice, Utterance
 
 
@@ -54,6 +55,15 @@ class SteadyEngine:
             positions=1500,
             words=words if window.options.word_timestamps else None,
         )
+
+
+@pytest.fixture(scope="session")
+def japanese_tokenizer(tokenizer_folder, tmp_path_factory):
+    """Return the tokenizer with Japanese, which is written without blanks, in Russian's place."""
+    folder = tmp_path_factory.mktemp("japanese")
+    layout = (tokenizer_folder / "tokenizer.json").read_text(encoding="utf-8")
+    (folder / "tokenizer.json").write_text(layout.replace("<|ru|>", "<|ja|>"), encoding="utf-8")
+    return WhisperTokenizer.from_folder(folder)
 
 
 @pytest.fixture

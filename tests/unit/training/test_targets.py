@@ -51,7 +51,7 @@ def test_failures_4_and_6_generation_config(tiny, noise_clips, short_config, tmp
     assert isinstance(after.eos_token_id, int)
 
 
-def test_failures_4_and_6_generation_on_silence(tiny, noise_clips, short_config, tmp_path):
+def test_failures_4_and_6_generation_on_silence(tiny, noise_clips, short_config, tokenizer, tmp_path):
     """Old bases force tokens in their configs: what is trained of one does not, and generates in silence."""
     clips, root = noise_clips
     base = tmp_path / "base"
@@ -66,6 +66,8 @@ def test_failures_4_and_6_generation_on_silence(tiny, noise_clips, short_config,
     for name in ("config.json", "generation_config.json"):
         assert "forced_decoder_ids" not in json.loads((result.checkpoint / name).read_text())
     model = WhisperForConditionalGeneration.from_pretrained(result.checkpoint, dtype=torch.float32)
+    # By times that random weights happen to say, `generate` would go on in the rest of the window.
+    model.generation_config.suppress_tokens += range(tokenizer.timestamp_begin, model.config.vocab_size)
     silence = log_mel_spectrogram(np.zeros(N_SAMPLES, dtype=np.float32), 80)[None]
     said = model.generate(torch.from_numpy(silence), max_new_tokens=4)  # an IndexError where the ids are lists
     assert 0 < said.shape[1] <= 8
@@ -88,7 +90,7 @@ def test_a_long_prompt_gives_its_end(tokenizer):
     assert short.inputs[224] == tokenizer.sot
     long = after_previous_text(tokenizer, text_target(tokenizer, "x" * 400, "it"), "abc" * 300)
     assert len(long.inputs) == MAX_LABEL_TOKENS
-    full = text_target(tokenizer, "x" * 443, "it")
+    full = text_target(tokenizer, "x" * 444, "it")
     assert len(full.inputs) == MAX_LABEL_TOKENS
     assert after_previous_text(tokenizer, full, "before") == full
     assert after_previous_text(tokenizer, full, " ") == full
@@ -102,9 +104,25 @@ def test_times_stand_around_each_segment(tokenizer):
     assert target.labels == [
         *tokenizer.prompt("it", timestamps=True)[1:],
         *[timestamp(tokenizer, 0.0), *tokenizer.encode("ciao"), timestamp(tokenizer, 1.24)],
-        *[timestamp(tokenizer, 1.5), *tokenizer.encode("mondo"), timestamp(tokenizer, 2.0)],
+        *[timestamp(tokenizer, 1.5), *tokenizer.encode("mondo", follows=True), timestamp(tokenizer, 2.0)],
         tokenizer.eot,
     ]
+
+
+@pytest.mark.parametrize(("language", "text"), [("it", "ciao mondo"), ("ja", "ciaomondo")])
+def test_a_timed_text_is_the_text(japanese_tokenizer, language, text):
+    """Without its times, it has the tokens of the plain target; segments are parted by a blank where words are."""
+    tokenizer = japanese_tokenizer
+    segments = [Segment(start=0.0, end=1.0, text="ciao"), Segment(start=1.0, end=2.0, text="mondo")]
+    timed, plain = timed_target(tokenizer, segments, language).labels, text_target(tokenizer, text, language).labels
+    assert [token for token in timed if token <= tokenizer.eot] == [token for token in plain if token <= tokenizer.eot]
+    assert tokenizer.decode(plain) == text
+
+
+def test_no_target_begins_with_a_suppressed_blank(tokenizer, tiny):
+    """A first token that no decoder may say would be learned with certainty, and nothing else in its place."""
+    suppressed = json.loads((tiny.checkpoint / "generation_config.json").read_text())["begin_suppress_tokens"]
+    assert text_target(tokenizer, "আমি", "it").labels[len(tokenizer.prompt("it")) - 1] not in suppressed
 
 
 def test_times_never_go_back(tokenizer):

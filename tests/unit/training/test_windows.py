@@ -157,12 +157,24 @@ def test_stitched_clips_keep_their_text_and_times(windows, tokenizer):
     made = plain.window(Draw(0, 3)).clips
     assert len(made) > 1
     example = plain[Draw(0, 3)]
-    assert tokenizer.decode(example["target"].inputs) == " " + " ".join(clip.text for clip in made)
+    assert tokenizer.decode(example["target"].inputs) == " ".join(clip.text for clip in made)
     assert example["audio"].size == sum(round(clip.audio.duration * SAMPLE_RATE) for clip in made)
     timed = windows(stitch_share=1.0, timestamps_share=1.0)[Draw(0, 3)]["target"].labels
     times = [token - tokenizer.timestamp_begin for token in timed if token >= tokenizer.timestamp_begin]
     edges = np.cumsum([0.0, *(clip.audio.duration for clip in made)])
     assert times == [round(50 * edge) for pair in pairwise(edges) for edge in pair]
+
+
+def test_stitched_clips_are_put_together_as_in_serving(noise_clips, japanese_tokenizer):
+    """In a language that writes no blanks, none stands between the texts of two clips."""
+    clips, root = noise_clips
+    own = [clip.model_copy(update={"language": "ja", "text": f"日本{i}"}) for i, clip in enumerate(clips)]
+    config = make_config("test", {"sources": [SOURCE], "stitch_share": 1.0, "timestamps_share": 0.0})
+    stitched = TrainingWindows(config, own, (), root, japanese_tokenizer, 80)
+    made = stitched.window(Draw(0, 3)).clips
+    assert len(made) > 1
+    said = japanese_tokenizer.decode(stitched[Draw(0, 3)]["target"].inputs)
+    assert said == "".join(clip.text for clip in made)
 
 
 def test_a_filled_window_fits_the_decoder(windows, noise_clips):

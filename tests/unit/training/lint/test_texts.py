@@ -37,7 +37,7 @@ def test_a_faulty_transcript_is_named(clips, utterance, tokenizer, text, code):
 
 def test_a_short_clip_is_given_few_tokens(utterance, tokenizer):
     """Of 2 s the service writes 84 tokens at most: a text of more is told there, and not of a longer clip."""
-    text = "a" * 84
+    text = "a" * 85
     assert len(tokenizer.encode(text)) == 85
     short, longer = (utterance(f"{seconds}", text, audio={"duration": seconds}) for seconds in (2.0, 2.5))
     assert codes_of(check_texts([short, longer], tokenizer))["many_tokens"] == ["2.0"]
