@@ -17,12 +17,16 @@ from pydantic import BaseModel, ConfigDict
 from registry import Version
 from speech.context import ElasticContext
 from speech.engine import Engine, load_engine
+from speech.text import NORMALIZER_VERSION
 from training.data.manifest import Utterance, fingerprint
 from training.evaluate import Hypothesis, Progress, read_hypotheses, transcribe_utterances, write_hypotheses
 from training.guards import Measured, measure_beside, steps
 
 FORMAT = "2"
-"""Raised whenever `guards` measures something else: what was measured before is then measured again."""
+"""Raised whenever `guards` measures something else: what was measured before is then measured again.
+
+So it is under another version of the normaliser.
+"""
 
 
 class Record(BaseModel):
@@ -104,7 +108,8 @@ def measure(
 ) -> Measured:
     """Measure a version's guards (`training.guards`); what was done once is read from `cache`."""
     engine = load(version)
-    key = json.dumps([FORMAT, seed, fingerprint(test), {name: fingerprint(of) for name, of in sorted(guards.items())}])
+    of_guards = {name: fingerprint(of) for name, of in sorted(guards.items())}
+    key = json.dumps([FORMAT, NORMALIZER_VERSION, seed, fingerprint(test), of_guards])
     path = cache / f"{_name(version, engine)}-guards-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
     if path.is_file():
         return Measured.model_validate_json(path.read_text(encoding="utf-8"))

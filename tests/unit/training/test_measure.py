@@ -83,3 +83,12 @@ def test_guards_are_measured_once_and_by_seed(version, noise_clips, tmp_path, pr
     measure(version, clips, {"few": clips[:2]}, folder, 1, tmp_path, progress)
     assert len(progress.begun) == 2
     assert first.long_form == ()  # twelve short clips fill no window
+
+
+def test_guards_are_measured_again_under_another_normaliser(version, noise_clips, tmp_path, progress, monkeypatch):
+    """Errors that were counted by other rules are not compared with those of today."""
+    clips, folder = noise_clips
+    measure(version, clips, {}, folder, 1, tmp_path, progress)
+    monkeypatch.setattr("training.measure.NORMALIZER_VERSION", "another")
+    measure(version, clips, {}, folder, 1, tmp_path, progress)
+    assert len(progress.begun) == 2
