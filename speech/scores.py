@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speech.text import normalize
+from speech.words import UNSPACED
 
 Draws = NDArray[np.float64]
 """A bootstrap's resampled differences, shape (n_resamples,)."""
@@ -48,9 +49,13 @@ def word_errors(reference: str, hypothesis: str, *, as_written: bool = False) ->
     return count_errors(*(words(text, as_written=as_written) for text in (reference, hypothesis)))
 
 
-def character_errors(reference: str, hypothesis: str, *, as_written: bool = False) -> Errors:
-    """Count the character errors of one utterance, both texts normalised, or as they are written; blanks count."""
-    return count_errors(*(characters(text, as_written=as_written) for text in (reference, hypothesis)))
+def character_errors(
+    reference: str, hypothesis: str, *, as_written: bool = False, language: str | None = None
+) -> Errors:
+    """Count the character errors of one utterance, both texts normalised, or as they are written; as `characters`."""
+    return count_errors(
+        *(characters(text, as_written=as_written, language=language) for text in (reference, hypothesis))
+    )
 
 
 def words(text: str, *, as_written: bool = False) -> list[str]:
@@ -58,9 +63,18 @@ def words(text: str, *, as_written: bool = False) -> list[str]:
     return (unicodedata.normalize("NFC", text) if as_written else normalize(text)).split()
 
 
-def characters(text: str, *, as_written: bool = False) -> list[str]:
-    """Return the characters that are compared: letters, and single blanks between words."""
-    return list(" ".join(words(text, as_written=as_written)))
+def characters(text: str, *, as_written: bool = False, language: str | None = None) -> list[str]:
+    """Return the characters that are compared: letters, and single blanks between words.
+
+    In a language without blanks between words, one stands for punctuation: it counts only as it is written.
+    """
+    blank = "" if language in UNSPACED and not as_written else " "
+    return list(blank.join(words(text, as_written=as_written)))
+
+
+def units(text: str, language: str | None) -> list[str]:
+    """Return what a language is judged by: normalised words, or characters where it writes no blanks between them."""
+    return characters(text, language=language) if language in UNSPACED else words(text)
 
 
 def count_errors(reference: Sequence[str], hypothesis: Sequence[str]) -> Errors:

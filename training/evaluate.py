@@ -20,11 +20,10 @@ from speech.scores import (
     Errors,
     Interval,
     character_errors,
-    characters,
     corpus_rate,
     rate_interval,
+    units,
     word_errors,
-    words,
 )
 from speech.text import normalize
 from speech.transcribe import Options, transcribe_many
@@ -66,7 +65,7 @@ class Hypothesis(BaseModel):
     @cached_property
     def characters(self) -> Errors:
         """Character errors, normalised."""
-        return character_errors(self.reference, self.hypothesis)
+        return character_errors(self.reference, self.hypothesis, language=self.language)
 
     @property
     def unit(self) -> Unit:
@@ -80,8 +79,7 @@ class Hypothesis(BaseModel):
 
     def tokens(self) -> tuple[list[str], list[str]]:
         """Return reference and hypothesis, normalised, in the language's own unit."""
-        cut = characters if self.unit == "characters" else words
-        return cut(self.reference), cut(self.hypothesis)
+        return units(self.reference, self.language), units(self.hypothesis, self.language)
 
     @cached_property
     def sentence(self) -> str:

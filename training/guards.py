@@ -19,10 +19,9 @@ from pydantic import BaseModel, ConfigDict
 from speech.audio import SAMPLE_RATE
 from speech.engine import DecodingOptions, DecodingResult, Engine, Window, Word
 from speech.features import N_SAMPLES
-from speech.scores import align, characters, errors_by_part, words
+from speech.scores import align, errors_by_part, units, words
 from speech.tokens import N_TIMESTAMPS
 from speech.transcribe import Options, transcribe
-from speech.words import UNSPACED
 from training.data.manifest import Utterance, load_audio
 from training.evaluate import Hypothesis, transcribe_utterances
 
@@ -240,9 +239,8 @@ def transcribe_long(engine: Engine, recording: Recording) -> LongForm:
     started = time.perf_counter()
     result = transcribe(engine, recording.audio, Options(language=language, word_timestamps=True))
     took = time.perf_counter() - started
-    cut = characters if language in UNSPACED else words
-    parts = [cut(clip.text) for clip in recording.clips]
-    errors = errors_by_part(parts, cut(result.text))
+    parts = [units(clip.text, language) for clip in recording.clips]
+    errors = errors_by_part(parts, units(result.text, language))
     edges = edge_errors([words(clip.text) for clip in recording.clips], recording.places, result.words)
     return LongForm(
         language=language,

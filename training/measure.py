@@ -22,7 +22,7 @@ from training.data.manifest import Utterance, fingerprint
 from training.evaluate import Hypothesis, Progress, read_hypotheses, transcribe_utterances, write_hypotheses
 from training.guards import Measured, measure_beside, steps
 
-FORMAT = "2"
+FORMAT = "3"
 """Raised whenever `guards` measures something else: what was measured before is then measured again.
 
 So it is under another version of the normaliser.

@@ -12,6 +12,7 @@ from speech.scores import (
     corpus_rate,
     difference_interval,
     rate_interval,
+    units,
     word_errors,
 )
 
@@ -54,6 +55,29 @@ def test_word_errors_by_hand(reference, hypothesis, errors, words):
 def test_character_errors_by_hand(reference, hypothesis, errors, characters):
     """Blanks are characters, marks are characters."""
     assert character_errors(reference, hypothesis) == Errors(errors, characters)
+
+
+@pytest.mark.parametrize(
+    ("language", "as_written", "errors"),
+    [
+        ("it", False, Errors(1, 5)),
+        (None, False, Errors(1, 5)),
+        ("zh", False, Errors(0, 4)),
+        ("th", False, Errors(0, 4)),
+        ("zh", True, Errors(1, 5)),
+    ],
+)
+def test_a_blank_that_stands_for_punctuation_is_no_character(language, as_written, errors):
+    """Where none stands between words, an omitted one counts no more than an omitted comma: only as it is written."""
+    assert character_errors("ab cd", "abcd", as_written=as_written, language=language) == errors
+    if not as_written:
+        assert character_errors("ab、cd", "abcd", language=language) == errors
+
+
+@pytest.mark.parametrize(("language", "found"), [("it", ["ab", "cd"]), ("ja", [*"abcd"]), (None, ["ab", "cd"])])
+def test_a_language_has_its_unit(language, found):
+    """Words, or characters where words are not told apart."""
+    assert units("Ab, cd.", language) == found
 
 
 @given(WORDS, WORDS)

@@ -70,7 +70,7 @@ def japanese_tokenizer(tokenizer_folder, tmp_path_factory):
 def steady(tokenizer):
     """Return the function that makes an engine which hears a text in every window."""
 
-    def make(text, language="it"):
+    def make(text, language="it", tokenizer=tokenizer):
         return SteadyEngine(text, language, tokenizer)
 
     return make

@@ -219,6 +219,22 @@ def test_languages_without_blanks_are_judged_by_characters():
     assert comparison.better
 
 
+def test_commas_decide_nothing_in_languages_without_blanks():
+    """A candidate that writes other commas than production, where no blank is a character, has the same errors."""
+    with_commas, without = (
+        [
+            Hypothesis(
+                id=str(i), language="ja", reference=f"今日は、雨、{i}。", hypothesis=f"今日は{comma}雪{comma}{i}"
+            )
+            for i in range(30)
+        ]
+        for comma in ("、", "")
+    )
+    comparison = decide(without, with_commas).comparisons["ja"]
+    assert comparison.base.value == comparison.candidate.value == pytest.approx(30 / 170)
+    assert with_commas[0].tokens() == (list("今日は雨0"), list("今日は雪0"))
+
+
 def test_old_verdicts_are_read():
     """A verdict of before the gate had guards is read, shows what it showed, and says what it decided."""
     new = decide(hypotheses(60, 2), hypotheses(60, 1)).model_dump(mode="json")

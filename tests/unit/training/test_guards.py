@@ -187,6 +187,14 @@ def test_everything_is_measured_through_the_engine(speech, steady):
     assert Measured.model_validate_json(measured.model_dump_json()) == measured
 
 
+def test_long_recordings_are_judged_as_clips_are(speech, steady, japanese_tokenizer):
+    """In a language without blanks by characters, of which a comma is none."""
+    utterances, folder = speech
+    japanese = [one.model_copy(update={"language": "ja", "text": "今日は、雨。"}) for one in utterances]
+    (recording,) = measure_beside(steady("今日は雨", "ja", japanese_tokenizer), japanese, {}, folder, 1).long_form
+    assert [part.reference for part in recording.parts] == [4] * len(japanese)
+
+
 def test_what_is_measured_is_what_is_served(speech, steady):
     """Test clips and recordings are decoded greedily, in their language, with the voice detector, as by default."""
     utterances, folder = speech
