@@ -58,6 +58,11 @@ def character_errors(
     )
 
 
+def unit_errors(reference: str, hypothesis: str, language: str | None) -> Errors:
+    """Count the errors of one utterance in what its language is judged by: its `units`."""
+    return count_errors(*(units(text, language) for text in (reference, hypothesis)))
+
+
 def words(text: str, *, as_written: bool = False) -> list[str]:
     """Return the words that are compared."""
     return (unicodedata.normalize("NFC", text) if as_written else normalize(text)).split()

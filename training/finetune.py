@@ -41,7 +41,7 @@ class FineTuned:
 
     checkpoint: Path
     steps: int
-    dev: dict[str, float]  # wer, cer, loss of the checkpoint on the dev set
+    dev: dict[str, float]  # wer (of characters, where a language has no blanks), cer, loss of the checkpoint on dev
     selected: tuple[int, ...]  # steps whose weights it is the mean of
     alpha: float = 1.0  # its place between the base (0) and the fine-tuned weights, see `training.interpolate`
 
@@ -133,7 +133,9 @@ def fine_tune(
         eval_dataset=Utterances(by_length, audio_root, tokenizer, margin=config.serving_margin),
         data_collator=collator if lessons is None else TaughtCollator(collator),
         callbacks=[*_curves(run / "logs", 0 if resume is None else resume.seal.step), selection, *callbacks],
-        compute_metrics=make_compute_metrics(tokenizer, evaluate.load(str(METRIC)), len(dev)),
+        compute_metrics=make_compute_metrics(
+            tokenizer, evaluate.load(str(METRIC)), [utterance.language for utterance in by_length]
+        ),
     )
     trainer.train(resume)
     steps = trainer.state.global_step

@@ -32,9 +32,9 @@ class Trial(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     alpha: float
-    dev_wer: float
+    dev_wer: float  # of characters, where a language writes no blanks between words
     dev_cer: float
-    guards: dict[str, float]  # WER of each guard language
+    guards: dict[str, float]  # WER of each guard language, likewise
 
     def excess(self, base_guards: Mapping[str, float]) -> float:
         """Return by how much the WER of the worst guard language exceeds the base's; 0 without guards."""
@@ -162,7 +162,7 @@ def _export(base: Path, tuned: Path, alpha: float, folder: Path) -> Path:
 def _trial(alpha: float, on_dev: Sequence[Hypothesis], on_guards: Sequence[Hypothesis]) -> Trial:
     return Trial(
         alpha=alpha,
-        dev_wer=corpus_rate([h.words for h in on_dev]),
+        dev_wer=corpus_rate([h.errors for h in on_dev]),
         dev_cer=corpus_rate([h.characters for h in on_dev]),
         guards=_wers(on_guards),
     )
@@ -170,7 +170,9 @@ def _trial(alpha: float, on_dev: Sequence[Hypothesis], on_guards: Sequence[Hypot
 
 def _wers(hypotheses: Sequence[Hypothesis]) -> dict[str, float]:
     groups = by_language(hypotheses)
-    return {language: corpus_rate([h.words for h in group]) for language, group in groups.items() if language != POOLED}
+    return {
+        language: corpus_rate([h.errors for h in group]) for language, group in groups.items() if language != POOLED
+    }
 
 
 def _describe(choice: Choice) -> str:

@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -389,19 +389,27 @@ def token_mean_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | i
     return total / (labels.ne(IGNORED).sum() if num_items_in_batch is None else num_items_in_batch)
 
 
-def make_compute_metrics(tokenizer: WhisperTokenizer, metric: Any, n_clips: int) -> Callable[[Any], dict[str, float]]:
+def make_compute_metrics(
+    tokenizer: WhisperTokenizer, metric: Any, languages: Sequence[str]
+) -> Callable[[Any], dict[str, float]]:
     """Return the function that turns an `EvalPrediction` into corpus WER and CER.
 
-    Several processes get batches of one number and size: clips from the beginning come again at the end, after the
-    `n_clips` of the set, and Trainer does not take them away.
+    Several processes get batches of one number and size: clips from the beginning come again at the end, after those
+    of the set, and Trainer does not take them away.
+
+    Args:
+        tokenizer: of the model.
+        metric: `training.metrics.word_error_rate`, loaded.
+        languages: of the set's clips, in their order.
     """
+    n_clips = len(languages)
 
     def compute(prediction: Any) -> dict[str, float]:
         texts = [
             [tokenizer.decode([token for token in row if token != IGNORED]) for row in rows.tolist()]
             for rows in (prediction.predictions[:n_clips], prediction.label_ids[:n_clips])
         ]
-        scores: dict[str, float] = metric.compute(predictions=texts[0], references=texts[1])
+        scores: dict[str, float] = metric.compute(predictions=texts[0], references=texts[1], languages=languages)
         return scores
 
     return compute

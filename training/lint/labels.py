@@ -12,7 +12,7 @@ import jiwer
 from rapidfuzz import fuzz, process
 
 from speech.guard import COMPRESSION_RATIO_THRESHOLD
-from speech.scores import character_errors, rate_interval, word_errors
+from speech.scores import rate_interval, unit_errors
 from speech.text import normalize
 from training.data.manifest import Utterance
 from training.evaluate import Hypothesis
@@ -53,13 +53,13 @@ def suspects_of(utterances: Sequence[Utterance], heard: Mapping[str, Heard]) -> 
     suspects: list[Suspect] = []
     for group in by_language(utterances).values():
         texts = {u.id: normalize(u.text) for u in group}
-        listened = [u for u in group if u.id in heard]
-        suspects += [_suspect(u, heard[u.id], texts) for u in listened if normalize(heard[u.id].text) != texts[u.id]]
+        wrong = {h.id: h for h in as_hypotheses(group, heard) if h.errors.errors}
+        suspects += [_suspect(u, wrong[u.id], heard[u.id], texts) for u in group if u.id in wrong]
     return sorted(suspects, key=lambda s: (not s.is_label_error, -s.score, s.id))
 
 
-def _suspect(utterance: Utterance, heard: Heard, texts: Mapping[str, str]) -> Suspect:
-    words, characters = word_errors(utterance.text, heard.text), character_errors(utterance.text, heard.text)
+def _suspect(utterance: Utterance, wrong: Hypothesis, heard: Heard, texts: Mapping[str, str]) -> Suspect:
+    errors, characters = wrong.errors, wrong.characters
     cer = min(MAX_WER, characters.errors / max(1, characters.reference))
     kind, elsewhere = _explain(utterance, heard, cer, texts)
     belief = math.exp(heard.avg_logprob) if heard.text else 0.0
@@ -71,7 +71,7 @@ def _suspect(utterance: Utterance, heard: Heard, texts: Mapping[str, str]) -> Su
         split=utterance.split or "",
         reference=utterance.text,
         hypothesis=heard.text,
-        wer=min(MAX_WER, words.errors / max(1, words.reference)),
+        wer=min(MAX_WER, errors.errors / max(1, errors.reference)),
         cer=cer,
         avg_logprob=heard.avg_logprob,
         score=max(differing * belief, 1.0 if elsewhere else 0.0),
@@ -85,7 +85,7 @@ def _explain(
     hypothesis = normalize(heard.text)
     if not hypothesis or letters_compression_ratio(heard.text) > COMPRESSION_RATIO_THRESHOLD:
         return "hard_audio", None
-    if cer >= OTHER_WORDS_CER and (other := _whose(hypothesis, utterance.id, texts)):
+    if cer >= OTHER_WORDS_CER and (other := _whose(hypothesis, utterance, texts)):
         return "mispaired", other
     if heard.avg_logprob < UNSURE_LOGPROB:
         return "hard_audio", None
@@ -101,16 +101,16 @@ def _explain(
     return "misheard", None
 
 
-def _whose(hypothesis: str, own: str, texts: Mapping[str, str]) -> str | None:
+def _whose(hypothesis: str, own: Utterance, texts: Mapping[str, str]) -> str | None:
     """Return the clip whose transcript this is, if it is not nearly the clip's own, too."""
     if len(hypothesis) < MIN_CHARACTERS_TO_MATCH:
         return None
-    others = {name: text for name, text in texts.items() if text != texts[own]}
+    others = {name: text for name, text in texts.items() if text != texts[own.id]}
     nearest = process.extractOne(hypothesis, others, scorer=fuzz.ratio, score_cutoff=SAME_TEXT)
     if nearest is None:
         return None
-    words = word_errors(nearest[0], hypothesis)
-    return str(nearest[2]) if words.errors <= SAME_TEXT_WER * words.reference else None
+    errors = unit_errors(nearest[0], hypothesis, own.language)
+    return str(nearest[2]) if errors.errors <= SAME_TEXT_WER * errors.reference else None
 
 
 def _is_spelled(text: str) -> bool:
@@ -155,9 +155,9 @@ def score_base(
     for language, group in by_language([u for u in utterances if u.id in heard]).items():
         clusters = resampled_by(group)
         interval = rate_interval(
-            [h.words for h in as_hypotheses(group, heard)], [clusters[u.id] for u in group], seed=seed
+            [h.errors for h in as_hypotheses(group, heard)], [clusters[u.id] for u in group], seed=seed
         )
-        left = [h.words for h in as_hypotheses([u for u in group if u.id not in blamed], heard)]
+        left = [h.errors for h in as_hypotheses([u for u in group if u.id not in blamed], heard)]
         n_words = sum(e.reference for e in left)
         scores[language] = BaseScore(
             clips=len(group),

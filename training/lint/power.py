@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from statistics import NormalDist
 
-from speech.scores import CONFIDENCE, Errors, rate_interval
+from speech.scores import CONFIDENCE, Errors, rate_interval, units
 from speech.text import normalize
 from training.data.manifest import Utterance
 from training.evaluate import Hypothesis
@@ -43,9 +43,9 @@ def measure_power(held_out: Sequence[Utterance], heard: Sequence[Hypothesis], as
         asked: the difference in WER that is wanted.
         seed: of the bootstrap.
     """
-    words = sum(len(normalize(u.text).split()) for u in held_out)
+    words = sum(len(units(u.text, u.language)) for u in held_out)
     clusters = resampled_by(held_out)
-    errors = [h.words for h in heard]
+    errors = [h.errors for h in heard]
     measured = len({clusters[h.id] for h in heard}) > 1 and sum(e.errors for e in errors) > 0
     if measured:
         interval = rate_interval(errors, [clusters[h.id] for h in heard], seed=seed)

@@ -101,7 +101,7 @@ class Suspect(_Frozen):
         split: of the utterance.
         reference: its transcript.
         hypothesis: what the base heard.
-        wer: word error rate of the one against the other.
+        wer: word error rate of the one against the other; of characters where no blanks stand between words.
         cer: character error rate, likewise.
         avg_logprob: how sure the base was; natural logarithm, mean over the tokens.
         score: what the list is sorted by, from 1 (surely wrong) to 0.
@@ -127,7 +127,7 @@ class Suspect(_Frozen):
 
 
 class BaseScore(_Frozen):
-    """The base's WER on what was listened to of one language."""
+    """The base's WER on what was listened to of one language; of characters where no blanks stand between words."""
 
     clips: int
     wer: float
@@ -141,7 +141,7 @@ class Power(_Frozen):
 
     Attributes:
         clips: in the set.
-        words: in its transcripts.
+        words: in its transcripts; here as in `wer`, characters where the language writes no blanks between words.
         wer: of the base on it, measured or assumed.
         measured: whether it was measured, with its spread; else both are assumed.
         detectable: the smallest difference in WER that is found in 8 of 10 trials.

@@ -4,14 +4,20 @@ Load it by its path: `evaluate.load(str(Path(word_error_rate.__file__)))`. `eval
 from the Hub, and neither normalises nor keeps combining marks.
 """
 
+from collections.abc import Sequence
+
 import datasets
 import evaluate
 
-from speech.scores import character_errors, corpus_rate, word_errors
+from speech.scores import character_errors, corpus_rate, unit_errors
 
 
 class WordErrorRate(evaluate.Metric):  # type: ignore[misc]
-    """`compute(predictions=[...], references=[...])` returns `wer` and `cer` of the whole set, normalised."""
+    """`compute(predictions=[...], references=[...])` returns `wer` and `cer` of the whole set, normalised.
+
+    With `languages=[...]`, one a text, what is counted for `wer` are characters in those that write no blanks between
+    words: a sentence is one word there, and its rate says nothing. Gate and guards judge by the same.
+    """
 
     def _info(self) -> evaluate.MetricInfo:
         text = datasets.Value("string")
@@ -22,9 +28,12 @@ class WordErrorRate(evaluate.Metric):  # type: ignore[misc]
             features=datasets.Features({"predictions": text, "references": text}),
         )
 
-    def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
-        pairs = list(zip(references, predictions, strict=True))
+    def _compute(
+        self, predictions: list[str], references: list[str], languages: Sequence[str] | None = None
+    ) -> dict[str, float]:
+        known: Sequence[str | None] = languages or [None] * len(references)
+        rows = list(zip(references, predictions, known, strict=True))
         return {
-            "wer": corpus_rate([word_errors(reference, prediction) for reference, prediction in pairs]),
-            "cer": corpus_rate([character_errors(reference, prediction) for reference, prediction in pairs]),
+            "wer": corpus_rate([unit_errors(*row) for row in rows]),
+            "cer": corpus_rate([character_errors(one, other, language=language) for one, other, language in rows]),
         }

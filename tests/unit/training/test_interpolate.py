@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from training.evaluate import Hypothesis
 from training.finetune import FineTuned, fine_tune
-from training.interpolate import Choice, Trial, choose, choose_alpha, interpolate
+from training.interpolate import Choice, Trial, _trial, choose, choose_alpha, interpolate
 
 
 def trial(alpha, dev, **guards):
@@ -38,6 +39,18 @@ def test_guards_go_before_gains(trials, alpha, held):
     """The lowest dev WER is taken among those that hold every guard; if none does, the least harmful."""
     choice = choose(trials, {"en": 0.051, "es": 0.24}, margin=0.01)
     assert (choice.alpha, choice.guards_held) == (alpha, held)
+
+
+def test_each_language_is_measured_in_its_own_unit():
+    """One wrong character of four in a language without blanks is a quarter, as for the gate, and not a sentence."""
+
+    def heard(language, reference, hypothesis):
+        return [Hypothesis(id=language, language=language, reference=reference, hypothesis=hypothesis)]
+
+    chinese, italian = heard("zh", "今天散步", "今天、散布"), heard("it", "uno due tre", "uno due")
+    done = _trial(0.5, chinese, [*italian, *chinese])
+    assert (done.dev_wer, done.dev_cer) == (0.25, 0.25)
+    assert done.guards == {"it": pytest.approx(1 / 3), "zh": 0.25}
 
 
 @pytest.fixture

@@ -192,8 +192,9 @@ def test_a_clip_that_fills_up_a_batch_is_scored_once(tokenizer):
 
     rows = np.array([tokenizer.encode("ab"), tokenizer.encode("cd"), tokenizer.encode("ab")])
     rows[1, 0] = IGNORED
-    texts = make_compute_metrics(tokenizer, Metric(), 2)(EvalPrediction(predictions=rows, label_ids=rows))
-    assert texts == {"predictions": ["ab", "d"], "references": ["ab", "d"]}
+    compute = make_compute_metrics(tokenizer, Metric(), ["it", "ja"])
+    texts = compute(EvalPrediction(predictions=rows, label_ids=rows))
+    assert texts == {"predictions": ["ab", "d"], "references": ["ab", "d"], "languages": ["it", "ja"]}
 
 
 def test_failure_3_dev_clips_are_decoded_in_their_own_language(
@@ -201,11 +202,12 @@ def test_failure_3_dev_clips_are_decoded_in_their_own_language(
 ):
     """What is measured in the loop starts from each clip's own prompt; clips of like length share a batch (failure 29).
 
-    Whatever the order they come in; and what a batch gives back are tokens, not logits, which would fill the memory.
+    And it is measured in the unit of the clip's language. Whatever the order they come in; and what a batch gives back
+    are tokens, not logits, which would fill the memory.
     """
     clips, root = noise_clips
     dev = [one.model_copy(update={"language": ("it", "ru")[i % 2]}) for i, one in enumerate(reversed(clips[4:]))]
-    asked, given = [], []
+    asked, given, told = [], [], []
 
     class Watched(finetune.ElasticTrainer):
         def prediction_step(self, model, inputs, *args, **kwargs):
@@ -217,11 +219,17 @@ def test_failure_3_dev_clips_are_decoded_in_their_own_language(
         asked.extend(prompts)
         return greedy(whisper, encoded, prompts, *rest)
 
+    def metrics_of(tokenizer, metric, languages):
+        told.extend(languages)
+        return make_compute_metrics(tokenizer, metric, languages)
+
     monkeypatch.setattr(finetune, "ElasticTrainer", Watched)
+    monkeypatch.setattr(finetune, "make_compute_metrics", metrics_of)
     monkeypatch.setattr(training.trainer, "greedy", watched)
     fine_tune(short_config(max_steps=2, eval_steps=2), tiny.checkpoint, clips[:4], dev, root, tmp_path)
     by_length = sorted(dev, key=lambda one: one.audio.duration)
     assert asked == [tokenizer.prompt(one.language) for one in by_length]
+    assert told == [one.language for one in by_length]
     frames = [one[0] for one in given]
     assert frames == sorted(frames)
     assert frames[0] < frames[-1]

@@ -112,6 +112,30 @@ def test_the_bases_score_is_also_told_without_suspects(clips, utterance, heard):
     assert scores["it"].low <= scores["it"].wer <= scores["it"].high
 
 
+CHINESE = "今天我们去公园散步吧"
+OTHER_CHINESE = "请在提示音后留言谢谢"
+
+
+def test_languages_without_blanks_are_scored_by_characters(utterance, heard):
+    """One wrong character of ten is a tenth, so that a base which knows the language may still accuse transcripts."""
+    data = [utterance(f"{i}", f"{CHINESE}{i}", language="zh") for i in range(9)]
+    data.append(utterance("x", OTHER_CHINESE, language="zh"))
+    answers = {u.id: heard(u.text.replace("步", "布")) for u in data} | {"x": heard("外面下着很大的雨", 0.9)}
+    suspects = suspects_of(data, answers)
+    scores = score_base(data, answers, suspects, seed=1)
+    assert scores["zh"].without_suspects == pytest.approx(1 / 11)
+    assert scores["zh"].wer < 0.5
+    assert [(one.code, one.ids) for one in check_labels(suspects, scores)] == [("wrong_transcript", ("x",))]
+    assert [one.wer for one in suspects if one.id != "x"] == pytest.approx([1 / 11] * 9)
+
+
+def test_transcripts_without_blanks_are_compared_by_characters(utterance, heard):
+    """Another clip's transcript is told though one character differs, and a comma more is no suspect."""
+    data = [utterance("a", CHINESE, language="zh"), utterance("b", OTHER_CHINESE, language="zh")]
+    found = suspects_of(data, {"a": heard("请在提示音后留言射谢", 0.4), "b": heard("请在提示音后、留言，谢谢。")})
+    assert [(one.id, one.kind, one.heard_elsewhere) for one in found] == [("a", "mispaired", "b")]
+
+
 def test_findings_name_each_kind_of_label_error(clips, utterance, heard):
     """Wrong, exchanged and incomplete transcripts are a finding each; hard audio is none."""
     data = [*clips(30), *(utterance(name, RIGHT) for name in "wmih"), utterance("o", OTHER)]

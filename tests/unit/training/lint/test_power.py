@@ -76,6 +76,18 @@ def test_part_of_a_set_stands_for_the_whole(clips):
     assert part.detectable == pytest.approx(whole.detectable, rel=0.35)
 
 
+def test_languages_without_blanks_are_measured_by_characters(utterance):
+    """A set of sentences with one wrong character each shows small differences: none of them is wrong as a whole."""
+    data = [utterance(f"{i}", f"今天我们去公园散步吧，{i:02}。", language="zh", split="test") for i in range(40)]
+    wrong = [
+        Hypothesis(id=u.id, language="zh", reference=u.text, hypothesis=u.text.replace("步" if i % 2 else "吧", "布"))
+        for i, u in enumerate(data)
+    ]
+    assumed, measured = measure_power(data, [], 0.05, seed=1), measure_power(data, wrong, None, seed=1)
+    assert assumed.words == measured.words == 12 * 40
+    assert measured.wer == pytest.approx(1 / 12)
+
+
 def test_a_base_without_errors_is_taken_for_one_with_few(clips):
     """No error seen gives no spread: the set is not taken to show everything."""
     data = clips(40)
