@@ -89,6 +89,7 @@ def gate_command(
         say=shell.say,
         progress=shell.progress,
         refusals=of_changed_recipe(challenger, clips.fingerprint) if config is not None else [],
+        looks=contests.looks_at(store, challenger, clips.chosen),
     )
     if force and reason:
         contest = contests.force(contest, reason.strip())

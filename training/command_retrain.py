@@ -180,6 +180,11 @@ def _turn(
     )
     for error in report.errors:
         shell.say(f"error {error.line}")
+    for warning in report.warnings:
+        if warning.code.endswith(
+            "_across_splits"
+        ):  # a gain on what was all but learned is none: who reads of it is told
+            shell.say(f"warning {warning.line}")
     if report.errors:
         codes = ", ".join(sorted({error.code for error in report.errors}))
         mend = "python -m training lint shows them; --accept CODE lets one pass"

@@ -17,7 +17,7 @@ from speech.checkpoint import CheckpointError, check_checkpoint
 from speech.tokens import WhisperTokenizer
 from training.alone import alone_in
 from training.config import ConfigError, TrainingConfig
-from training.contest import PAGE, Contest, TestSet, hold, keep, promote
+from training.contest import PAGE, Contest, TestSet, hold, keep, looks_at, promote
 from training.data.general import with_texts
 from training.data.manifest import Utterance, fingerprint, write_manifest
 from training.data.mix import mix
@@ -159,6 +159,7 @@ def _run(
         progress=progress,
         known={measured.ref: before, version.ref: after},
         refusals=[f"lint: {error}" for error in lint_errors],
+        looks=looks_at(registry, version, test),
     )
     promoted = decide(registry, contest, judged, folder, may_promote=may_promote)
     verdict = contest.verdict

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from registry import Registry
 from training.__main__ import app
-from training.contest import PAGE, VERDICT, TestSet, force, hold, keep, promote, zero_shot_of
+from training.contest import PAGE, VERDICT, TestSet, force, hold, keep, looks_at, promote, zero_shot_of
 from training.data.manifest import write_manifest
 from training.evaluate import Hypothesis
 from training.gate import Verdict
@@ -82,11 +82,13 @@ def contest(registry, clips, tmp_path, steady, monkeypatch):
     store, old, new = registry
     utterances, folder = clips
 
-    def make(before, after, **changes):
+    def make(before, after, looks=0, **changes):
         data = TestSet(**{"test": utterances, "audio_root": folder, "guards": {}, "train": [], **changes})
         known = {old.ref: said(utterances, before), new.ref: said(utterances, after)}
         settings = {"cache": tmp_path / "cache", "seed": 1, "rules": Rules(), "say": lambda _: None}
-        return hold(new, old, zero_shot_of(new, store), data, progress=progress, known=known, **settings), data
+        return hold(
+            new, old, zero_shot_of(new, store), data, progress=progress, known=known, looks=looks, **settings
+        ), data
 
     return make
 
@@ -152,6 +154,21 @@ def test_the_worse_one_does_not(contest, registry):
     with pytest.raises(ValueError, match="did not let it through"):
         promote(held, store, "none")
     assert production(store) == old.id
+
+
+def test_looks_at_a_test_set_are_counted(contest, registry, tmp_path):
+    """Each other version that met these clips, once, whatever came of it; from ten on, the verdict says so."""
+    store, old, new = registry
+    held, data = contest(3, 1)
+    assert looks_at(store, new, data.test) == 0
+    for _ in range(2):
+        keep(held, store, data, tmp_path / "run")
+    assert looks_at(store, new, data.test) == 0  # its own
+    assert looks_at(store, old, data.test) == 1
+    assert looks_at(store, old, data.test[1:]) == 0
+    notes = [contest(3, 1, looks=looks)[0].verdict.notes for looks in (9, 80)]
+    assert not any("compared on these very clips" in note for note in notes[0])
+    assert any("80 other versions were compared on these very clips" in note and "about 2" in note for note in notes[1])
 
 
 def test_force_is_written_down(contest, registry, tmp_path):
