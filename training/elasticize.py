@@ -166,7 +166,7 @@ def _elasticize(
     heard = hear(parent, files, language, folder / "manifest.jsonl", say, progress)
     train, dev = [u for u in heard if u.split == "train"], [u for u in heard if u.split == "dev"]
     judges = [*judged_by, *dev]
-    if not train or not dev or len(judges) < MIN_CLIPS:
+    if not train or not dev or sum(not u.no_speech for u in judges) < MIN_CLIPS:
         raise StepError(
             f"{len(heard)} stretches of speech are too few: at least {MIN_CLIPS} must be left to judge by, a tenth "
             "of the audio and all that --judge brings"
@@ -270,6 +270,8 @@ def attempt(
         for pair in pairs:
             groups.setdefault(pair[0].language, []).append(pair)
         for language, group in sorted(groups.items()):
+            if not any(heard.errors.reference for heard, _ in group):
+                continue  # nobody speaks in it: no word can be wrong
             # A language that people transcribed is judged by that.
             languages.setdefault(
                 language,

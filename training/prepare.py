@@ -106,6 +106,9 @@ def prepare(config: TrainingConfig, tokenizer: WhisperTokenizer, cache: Path) ->
         raise ConfigError(f"cannot split the data: {error}; test_clips and dev_clips set the sizes") from error
     if not any(utterance.split == "train" for utterance in divided):
         raise ConfigError("no clip is left to train on: lower test_clips and dev_clips, or bring more data")
+    for what, held_out in _measured(divided):
+        if all(utterance.no_speech for utterance in held_out):
+            raise ConfigError(f"{what} is silences alone, of which there is no error rate: bring clips with words")
     divided, spare = limit_dev(divided, config.dev_clips or MAX_GIVEN_DEV_CLIPS, seed=config.seed)
     leaked += spare
     divided = [u if u.split == "train" else u.model_copy(update={"weight": 1.0}) for u in divided]
@@ -117,6 +120,17 @@ def prepare(config: TrainingConfig, tokenizer: WhisperTokenizer, cache: Path) ->
             raise ConfigError(f"{name}: no clip is left of it: too few sentences, or all are in dev and test, too")
     report = DataReport.of(divided, [*dropped, *leaked])
     return Data(divided, report, fingerprint([*divided, *replay, *guards]), replay, guards)
+
+
+def _measured(divided: Iterable[Utterance]) -> Iterator[tuple[str, list[Utterance]]]:
+    """Yield each set that has an error rate of its own: a language's test set, and dev, whose languages share one."""
+    sets: dict[str, list[Utterance]] = {}
+    for utterance in divided:
+        if utterance.split == "dev":
+            sets.setdefault("the dev set", []).append(utterance)
+        elif utterance.split == "test":
+            sets.setdefault(f"{utterance.language}: the test set", []).append(utterance)
+    yield from sets.items()
 
 
 Folders = dict[str, list[Path]]

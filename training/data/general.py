@@ -7,8 +7,8 @@ sets. Reads nothing: `training.prepare` does.
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
-from speech.text import normalize
 from training.data.manifest import SplitName, Utterance
+from training.data.splits import sentence_of
 
 
 def divide(
@@ -54,11 +54,11 @@ def with_texts(utterances: Sequence[Utterance], texts: Mapping[str, str]) -> lis
 
 
 def _sentence(clip: Utterance) -> tuple[str, str]:
-    return clip.language, normalize(clip.text)
+    return clip.language, sentence_of(clip)
 
 
 def _coins(clip: Utterance, seed: int) -> tuple[bool, bool]:
-    digest = hashlib.sha256(f"{seed}:{clip.language}:{normalize(clip.text)}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}:{clip.language}:{sentence_of(clip)}".encode()).digest()
     return bool(digest[0] & 1), bool(digest[0] & 2)
 
 

@@ -6,7 +6,7 @@ several should come with splits of its own.
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from speech.text import normalize
 from training.data.manifest import SplitName, Utterance
@@ -29,7 +29,8 @@ def split(
     Sentences are drawn in the order of a hash of seed, language and normalised sentence, so the
     same data gives the same splits in whatever order it arrives, and new data leaves the order of
     the old as it was. Clips that carry a split keep it; a language that has a test or dev set of
-    its own gets no other.
+    its own gets no other. A set that is drawn has at least one clip in which somebody speaks, if
+    there is any: silences alone have no error rate.
 
     Args:
         utterances: of any number of languages.
@@ -78,17 +79,11 @@ def _split_language(
             if name in held:
                 split_of[sentence] = name
                 break
-    free = sorted(
-        sentences.keys() - split_of.keys(),
-        key=lambda sentence: hashlib.sha256(f"{seed}:{language}:{sentence}".encode()).digest(),
-    )
+    free = sentences.keys() - split_of.keys()
     wanted = {name: count for name, count in counts.items() if name not in given}
     lent: list[str] = []  # what is given for training lends a dev set, where there is nothing else: it only chooses
     if "dev" in wanted and sum(len(sentences[sentence]) for sentence in free) < sum(wanted.values()):
-        lent = sorted(
-            (sentence for sentence, name in split_of.items() if name == "train"),
-            key=lambda sentence: hashlib.sha256(f"{seed}:{language}:{sentence}".encode()).digest(),
-        )
+        lent = _in_order((sentence for sentence, name in split_of.items() if name == "train"), seed, language, "dev")
     n_free = sum(len(sentences[sentence]) for sentence in [*free, *lent])
     if n_free < sum(wanted.values()):
         needed = " and ".join(f"{count} for {name}" for name, count in wanted.items())
@@ -96,7 +91,7 @@ def _split_language(
     closed = {sentence for sentence in free if any(clip.id in never_test for clip in sentences[sentence])}
     for name, count in wanted.items():
         drawn = _draw(
-            [one for one in free if one not in split_of] + (lent if name == "dev" else []),
+            _in_order(free - split_of.keys(), seed, language, name) + (lent if name == "dev" else []),
             sentences,
             count,
             closed if name == "test" else set(),
@@ -162,20 +157,47 @@ def _count(wanted: int | Mapping[str, int], language: str) -> int:
     return wanted if isinstance(wanted, int) else wanted[language]
 
 
-def _draw(free: list[str], sentences: Mapping[str, Sized], count: int, closed: Collection[str]) -> list[str]:
-    """Return the first sentences that are so many clips together, leaving out the closed ones and those too large."""
+def _in_order(sentences: Iterable[str], seed: int, language: str, name: SplitName) -> list[str]:
+    """Return sentences in the order in which they are drawn for a split.
+
+    Dev has an order of its own. What no test may have is passed over at the front of test's order, and would be all
+    that a draw for dev finds there.
+    """
+    own = "dev:" if name == "dev" else ""
+    return sorted(
+        sentences, key=lambda sentence: hashlib.sha256(f"{own}{seed}:{language}:{sentence}".encode()).digest()
+    )
+
+
+def _draw(
+    order: list[str], sentences: Mapping[str, Sequence[Utterance]], count: int, closed: Collection[str]
+) -> list[str]:
+    """Return the first sentences that are so many clips together, leaving out the closed ones and those too large.
+
+    One in which somebody speaks is taken before all others.
+    """
+    order = [sentence for sentence in order if sentence not in closed and len(sentences[sentence]) <= count]
+    spoken = next((one for one in order if not all(clip.no_speech for clip in sentences[one])), None)
     drawn = []
-    for sentence in free:
+    for sentence in sorted(order, key=lambda sentence: sentence != spoken):
         n_clips = len(sentences[sentence])
-        if sentence not in closed and n_clips <= count:
+        if n_clips <= count:
             drawn.append(sentence)
             count -= n_clips
     return drawn
 
 
+def sentence_of(utterance: Utterance) -> str:
+    """Return what an utterance says, as sentences are compared.
+
+    One without words says what no other does: it is known by its audio, or all silences would be one sentence.
+    """
+    return normalize(utterance.text) or f"{utterance.audio.sha256}:{utterance.audio.offset}"
+
+
 def _sentences(utterances: list[Utterance]) -> dict[str, str]:
     """Return each utterance's sentence: the first, by the alphabet, of the texts that its source says are the same."""
-    texts = {utterance.id: normalize(utterance.text) for utterance in utterances}
+    texts = {utterance.id: sentence_of(utterance) for utterance in utterances}
     linked: dict[str, str] = {}
 
     def first(text: str) -> str:

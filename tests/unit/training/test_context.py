@@ -58,6 +58,16 @@ def test_too_few_clips_show_nothing():
     assert not tried([clip(i) for i in range(MIN_CLIPS - 1)]).holds
 
 
+def test_silences_show_nothing():
+    """However many, they are no clips by which a margin holds; what is made up in them is counted."""
+    silences = [clip(i).model_copy(update={"text": "", "no_speech": True}) for i in range(100, 140)]
+    spoken = [clip(i) for i in range(MIN_CLIPS)]
+    trial = tried([*spoken[1:], *silences])
+    assert (trial.all.clips, trial.holds) == (MIN_CLIPS - 1, False)
+    assert tried([*spoken, *silences]).holds
+    assert not tried([*spoken, *silences], wrong=range(MIN_CLIPS, MIN_CLIPS + 40)).holds
+
+
 def test_one_loop_among_few_clips_is_found():
     """A clip in sixteen that loops may cost more than is allowed: the upper bound says so, where the mean may not."""
     trial = tried([clip(i) for i in range(MIN_CLIPS)], wrong={3})

@@ -63,6 +63,14 @@ def test_other_words_than_the_parents_are_not_worse_words():
     assert not tried((worse[0], worse[1], silent)).holds
 
 
+def test_a_language_of_silences_is_not_judged():
+    """There is no word in it to be wrong, and the other languages are judged as they are."""
+    clips, before, after = judged("ru", 3)
+    silent = [one.model_copy(update={"text": "", "no_speech": True}) for one in clips]
+    before, after = ([one.model_copy(update={"reference": ""}) for one in heard] for heard in (before, after))
+    assert tried(judged("it", 40), (silent, before, after)).languages.keys() == {"it"}
+
+
 def test_what_people_wrote_goes_before_what_the_parent_heard():
     """A language with both is judged by the transcripts."""
     found = tried(judged("it", 20, own=True, wrong=20), judged("it", 20))

@@ -258,3 +258,18 @@ def test_a_few_corrections_leave_the_other_languages_their_test_set(tokenizer, t
     few = {"kind": "folder", "path": tmp_path / "few", "language": "ru"}
     data = read(tokenizer, tmp_path / "cache", own, few)
     assert Counter(u.language for u in data.of("test")) == {"it": 4, "ru": 1}
+
+
+@pytest.mark.parametrize(("name", "what"), [("test", "it: the test set"), ("dev", "the dev set")])
+def test_a_set_of_silences_is_refused(tokenizer, tmp_path, own, general, monkeypatch, name, what):
+    """There is no error rate of it, which is said before anything is trained."""
+    from training import prepare as preparing
+
+    def silent(*args, **kwargs):
+        kept, dropped = read_nemo(*args, **kwargs)
+        return [one.model_copy(update={"text": "", "no_speech": True}) for one in kept], dropped
+
+    read_nemo = preparing.read_nemo
+    monkeypatch.setattr(preparing, "read_nemo", silent)
+    with pytest.raises(ConfigError, match=f"{what} is silences alone"):
+        read(tokenizer, tmp_path / "cache", own, general | {"use": name})

@@ -71,6 +71,14 @@ def test_failure_39_a_test_that_was_trained_on_is_refused(train, what):
     assert reason == f"1 of 2 test clips have {what} that was trained on, such as b"
 
 
+def test_silences_are_no_overlap():
+    """Nothing is said in both, which is no sentence that was trained on; the same sound is."""
+    silent = {"text": "", "no_speech": True}
+    train, other = (clip(name, sha=sha).model_copy(update=silent) for name, sha in (("a", "1"), ("b", "2")))
+    assert of_overlap([train], [other]) == []
+    assert of_overlap([train], [train.model_copy(update={"id": "c"})])
+
+
 def test_other_speech_is_no_overlap():
     """The same words in another language, and another stretch of the same recording, are other data."""
     train = [clip("a", "altro", sha="0", offset=2.0), clip("d", language="es", sha="3")]

@@ -79,3 +79,19 @@ def test_other_texts_take_the_place_of_ones_own():
     timed = clip(0).model_copy(update={"segments": (Segment(start=0, end=1, text="sentence 0"),)})
     (heard,) = with_texts([timed, clip(1)], {"0": " Sentence zero. ", "1": " "})
     assert (heard.text, heard.segments) == ("Sentence zero.", None)
+
+
+def test_silences_are_no_sentence():
+    """One that is held out leaves the others to be rehearsed, and of those that are both, about half each is."""
+    silences = [
+        clip(f"s{i}", "speech").model_copy(update={"text": "", "no_speech": True, "audio": sound(i)}) for i in range(60)
+    ]
+    held_out = silences[0].model_copy(update={"id": "held out", "audio": sound(1000)})
+    replay, guards = divide(silences, silences, [held_out], seed=1)
+    assert ids(replay) | ids(guards) == ids(silences)
+    assert 15 < len(replay) < 45
+
+
+def sound(number):
+    """Return the whole of a file of its own."""
+    return AudioSlice(path=f"{number}.wav", duration=1.0, sha256=f"{number:064x}")

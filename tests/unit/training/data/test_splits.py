@@ -209,3 +209,62 @@ def test_languages_may_want_different_counts(make_utterance):
     found = Counter((one.language, one.split) for one in kept)
     assert (found["it", "test"], found["ru", "test"]) == (10, 2)
     assert (found["it", "dev"], found["ru", "dev"]) == (5, 1)
+
+
+def silence(make_utterance, name):
+    """Make a clip in which nobody speaks."""
+    return make_utterance(name).model_copy(update={"text": "", "no_speech": True})
+
+
+def test_what_no_test_may_have_does_not_fill_dev(make_utterance):
+    """A fifth of the clips is closed to test, and about a fifth of dev is of them: test leaves them at its front."""
+    clips = [make_utterance(f"{i:03}", f"frase {i}") for i in range(500)]
+    closed = {one.id: one for one in (make_utterance(f"c{i:03}", f"corretta {i}") for i in range(125))}
+    shares = []
+    for seed in range(10):
+        counts = {"test_per_language": 96, "dev_per_language": 24}
+        kept, _ = split([*clips, *closed.values()], seed=seed, never_test=closed.keys(), **counts)
+        assert not by_split(kept)["test"] & closed.keys()
+        shares.append(len(by_split(kept)["dev"] & closed.keys()))
+    assert max(shares) < 13
+    assert 30 < sum(shares) < 75  # of 240
+
+
+def test_new_clips_move_few_of_dev(make_utterance):
+    """More data can push a sentence out of dev, or take one for test, but never draws dev anew."""
+    old = [make_utterance(f"{i:03}", f"frase {i}") for i in range(200)]
+    new = [make_utterance(f"new-{i}", f"nuova {i}") for i in range(20)]
+    before, after = (
+        by_split(split(data, seed=1, test_per_language=20, dev_per_language=20)[0])["dev"] for data in (old, old + new)
+    )
+    assert len(before & after) > 14
+
+
+@pytest.mark.parametrize("language", ["it", "ru", "en", "de", "fr"])
+def test_silences_are_many_sentences(make_utterance, language):
+    """Clips in which nobody speaks are drawn one by one, in every language, and most of them are learned."""
+    data = [make_utterance(f"{i:03}", f"frase {i}", language=language) for i in range(480)]
+    data += [silence(make_utterance, f"s{i}").model_copy(update={"language": language}) for i in range(20)]
+    silent = {one.id for one in data if one.no_speech}
+    groups = by_split(split(data, seed=1, test_per_language=48, dev_per_language=24)[0])
+    assert len(groups["dev"] & silent) < 5
+    assert len(groups["train"] & silent) > 10
+
+
+def test_a_silence_of_a_given_test_set_closes_no_other(make_utterance):
+    """Nothing is said in either, which makes them no sentence that leaks; two copies of one sound are one."""
+    test, copied, other = (silence(make_utterance, name) for name in ("t", "c", "o"))
+    test = test.model_copy(update={"split": "test"})
+    copied = copied.model_copy(update={"audio": test.audio})
+    kept, dropped = split([test, copied, other], seed=0, test_per_language=0, dev_per_language=0)
+    assert {one.id: one.split for one in kept} == {"t": "test", "o": "train"}
+    assert [one.id for one in dropped] == ["c"]
+
+
+def test_no_set_is_drawn_of_silences_alone(make_utterance):
+    """They have no error rate: of the smallest set, too, one clip has words."""
+    data = [make_utterance("spoken", "una frase"), make_utterance("second", "un'altra")]
+    data += [silence(make_utterance, f"s{i}") for i in range(30)]
+    for seed in range(5):
+        groups = by_split(split(data, seed=seed, test_per_language=1, dev_per_language=1)[0])
+        assert groups["test"] | groups["dev"] == {"spoken", "second"}
