@@ -165,7 +165,9 @@ class TrainingConfig(Section):
     full_context_share: Share = 0.05
     """Share of the batches that are padded to 30 s, so that the model stays able to take a full window."""
     serving_margin_s: Annotated[float, Field(ge=0, le=30)] = 0.64
-    """Margin with which the version is evaluated, judged and served; more gained nothing (docs/experiments.md)."""
+    """Margin of the evaluations during training, and of those that `alphas` are chosen by; more gained nothing
+    (docs/experiments.md). What is served is measured at the end: the smallest of 0.64, 1.28, 1.92 and 2.56 s that costs
+    nothing against 30 s, of those up to the longest in `train_margins_s` (this one, if none is), or 30 s."""
 
     gate: Rules = Rules()
     """The least gain, and what may be lost elsewhere; `training/rules.py` documents each."""
@@ -177,7 +179,7 @@ class TrainingConfig(Section):
         if self.serving_margin_s > max(self.train_margins_s):
             raise ValueError(
                 f"serving_margin_s ({self.serving_margin_s}) is longer than any margin in train_margins_s: "
-                "the model would be served in a way that it never saw"
+                "the model would be evaluated in a way that it never saw"
             )
         if self.warmup >= self.max_steps:
             raise ValueError(f"warmup_steps ({self.warmup}) must be below max_steps ({self.max_steps})")

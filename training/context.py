@@ -13,12 +13,13 @@ from pydantic import BaseModel, ConfigDict
 from speech.context import ElasticContext
 from speech.engine import Engine
 from speech.scores import corpus_rate, difference_interval
+from training.config import TrainingConfig
 from training.data.manifest import Utterance
 from training.evaluate import Hypothesis, blocks_of, transcribe_utterances
 from training.gate import Bounds
 
 MARGINS = (32, 64, 96, 128)
-"""Encoder positions (20 ms each) that are tried, the cheapest first: 0.64 to 2.56 s."""
+"""Encoder positions (20 ms each) that are tried, the cheapest first: 0.64 to 2.56 s; see `margins_to_try`."""
 
 LENGTHS_S = (2.0, 4.0, 8.0, 16.0, 30.0)
 """Upper ends of the length buckets: a margin may be enough for long clips and too little for short ones."""
@@ -98,6 +99,14 @@ class Evidence(BaseModel):
         return f"context: 30 s, for no margin up to {last.margin} holds. {found}"
 
 
+def margins_to_try(config: TrainingConfig) -> tuple[int, ...]:
+    """Return those of `MARGINS` that training showed: what is shorter than its longest margin was.
+
+    Where it showed none of them, there is the one that the model was evaluated with all along, shown by its own rule.
+    """
+    return tuple(margin for margin in MARGINS if margin <= max(config.train_margins)) or (config.serving_margin,)
+
+
 def choose_context(
     load: Callable[[ElasticContext], Engine],
     utterances: Sequence[Utterance],
@@ -113,7 +122,7 @@ def choose_context(
         load: loads the checkpoint's engine, as it will serve, for a context.
         utterances: of the dev set.
         audio_root: what relative audio paths start from.
-        margins: in positions.
+        margins: in positions; at least one.
         seed: of the bootstrap.
         advance: called with the number of clips just done, of at most `(1 + len(margins)) * len(utterances)`.
     """

@@ -26,7 +26,7 @@ from speech.text import NORMALIZER_VERSION
 from training import provenance
 from training.alone import alone_in
 from training.config import TrainingConfig
-from training.context import MARGINS, MAX_ELASTIC_LOSS, MIN_CLIPS, Cost, Trial, cost_of, try_margin
+from training.context import MAX_ELASTIC_LOSS, MIN_CLIPS, Cost, Trial, cost_of, margins_to_try, try_margin
 from training.data.manifest import Utterance, fingerprint
 from training.evaluate import Hypothesis, Progress, transcribe_utterances
 from training.finetune import FineTuned, computes_in_bf16, fine_tune
@@ -231,7 +231,7 @@ def _judge(
     progress: Progress,
 ) -> Evidence:
     """Compare the child at each margin with its parent at 30 s, until one holds."""
-    margins = [margin for margin in MARGINS if margin <= max(config.train_margins)]
+    margins = margins_to_try(config)
     attempts: list[Attempt] = []
     with progress("comparing with its parent", (1 + len(margins)) * len(judges)) as advance:
         before = transcribe_utterances(load_engine(parent.path, ElasticContext()), judges, folder, advance)

@@ -22,7 +22,7 @@ from speech.text import NORMALIZER_VERSION
 from training import provenance
 from training.card import Facts, Scores, model_card
 from training.config import TrainingConfig
-from training.context import MARGINS, Evidence, choose_context
+from training.context import Evidence, choose_context, margins_to_try
 from training.curves import draw_curves, logged_seconds, read_curves
 from training.data.manifest import Utterance, fingerprint
 from training.evaluate import (
@@ -167,8 +167,7 @@ def publish_version(
 def _choose_context(
     config: TrainingConfig, checkpoint: Path, dev: Sequence[Utterance], root: Path, progress: Progress
 ) -> Evidence:
-    # No margin is served that training did not show: what is shorter than the longest one was.
-    margins = [margin for margin in MARGINS if margin <= max(config.train_margins)]
+    margins = margins_to_try(config)
     with progress("measuring the context", (1 + len(margins)) * len(dev)) as advance:
         return choose_context(
             lambda context: load_engine(checkpoint, context),

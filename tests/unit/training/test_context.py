@@ -9,7 +9,17 @@ from speech import vad
 from speech.audio import SAMPLE_RATE
 from speech.context import ElasticContext
 from speech.engine import DetectedLanguage, make_result
-from training.context import LENGTHS_S, MARGINS, MAX_ELASTIC_LOSS, MIN_CLIPS, choose_context, length_bucket, try_margin
+from training.config import make_config
+from training.context import (
+    LENGTHS_S,
+    MARGINS,
+    MAX_ELASTIC_LOSS,
+    MIN_CLIPS,
+    choose_context,
+    length_bucket,
+    margins_to_try,
+    try_margin,
+)
 from training.data.manifest import AudioSlice, Utterance
 from training.evaluate import Hypothesis
 
@@ -91,6 +101,23 @@ def test_a_bucket_of_a_few_clips_is_reported_and_not_judged():
     trial = tried(clips)
     assert (trial.by_length["16-30 s"].clips, trial.by_length["16-30 s"].is_shown) == (1, False)
     assert trial.holds
+
+
+@pytest.mark.parametrize(
+    ("trained", "evaluated", "margins"),
+    [
+        ([0.0, 0.5], 0.5, (25,)),
+        ([0.0], 0.0, (0,)),
+        ([0.0, 0.2, 0.5, 1.0, 2.0], 0.5, (32, 64, 96)),
+        ([0.64], 0.2, (32,)),
+        ([30], 1.0, MARGINS),
+    ],
+)
+def test_a_margin_that_training_showed_is_always_tried(trained, evaluated, margins):
+    """Those up to the longest; where all are longer, the recipe's own, and never none, which would be no evidence."""
+    recipe = {"sources": [{"kind": "folder", "path": "clips"}]}
+    config = make_config("x", {**recipe, "train_margins_s": trained, "serving_margin_s": evaluated})
+    assert margins_to_try(config) == margins
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
 """What a version says of where it came from, and of how well it did."""
 
 import json
+from contextlib import nullcontext
 
 import pytest
 
 from registry import Copy, Registry
+from training.config import make_config
 from training.evaluate import Hypothesis, wer_intervals
-from training.publish import _scores, hub_base
+from training.publish import _choose_context, _scores, hub_base
 
 
 @pytest.fixture
@@ -47,6 +49,21 @@ def test_a_pushed_base_is_its_repository(publish, tmp_path):
     elsewhere = Registry(tmp_path / "elsewhere")
     there = elsewhere.adopt(make("calls", {}).path, Copy(repo="org/calls", commit="0" * 40))
     assert hub_base(elsewhere, there) == "org/calls"
+
+
+def test_a_version_of_short_margins_alone_is_tried_with_its_own(tmp_path, monkeypatch):
+    """A recipe whose longest margin is shorter than all that are usually tried is no error after its training."""
+    sources = [{"kind": "folder", "path": tmp_path}]
+    config = make_config("x", {"sources": sources, "train_margins_s": [0.0, 0.5], "serving_margin_s": 0.5})
+    monkeypatch.setattr("training.publish.choose_context", lambda *_, margins, **__: tuple(margins))
+    totals = []
+
+    def progress(_, total):
+        totals.append(total)
+        return nullcontext(None)
+
+    assert _choose_context(config, tmp_path, [None] * 7, tmp_path, progress) == (25,)
+    assert totals == [14]
 
 
 def test_intervals_are_of_speakers_where_there_are_many():
