@@ -1,5 +1,6 @@
 """From a config's sources to utterances with splits, and a report of what was left out and why."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -119,7 +120,13 @@ def prepare(config: TrainingConfig, tokenizer: WhisperTokenizer, cache: Path) ->
         if wanted and not there:
             raise ConfigError(f"{name}: no clip is left of it: too few sentences, or all are in dev and test, too")
     report = DataReport.of(divided, [*dropped, *leaked])
-    return Data(divided, report, fingerprint([*divided, *replay, *guards]), replay, guards)
+    return Data(divided, report, _fingerprint(divided, replay, guards), replay, guards)
+
+
+def _fingerprint(divided: Iterable[Utterance], replay: Iterable[Utterance], guards: Iterable[Utterance]) -> str:
+    """Return what these data are known by: the same clips in other parts are other data."""
+    parts = [fingerprint(part) for part in (divided, replay, guards)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _measured(divided: Iterable[Utterance]) -> Iterator[tuple[str, list[Utterance]]]:

@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from registry import Registry, Version
+from registry import Registry, Version, hash_file
 from registry.files import write_atomically
 from registry.importing import import_model
 from speech.checkpoint import CheckpointError, check_checkpoint
 from speech.tokens import WhisperTokenizer
 from training.alone import alone_in
+from training.augment import noise_files
 from training.config import ConfigError, TrainingConfig
 from training.contest import PAGE, Contest, TestSet, hold, keep, looks_at, promote
 from training.data.general import with_texts
@@ -240,12 +241,22 @@ def _production(name: str, registry: Registry) -> Version | None:
 
 
 def run_key(config: TrainingConfig, base: Version, data: Data) -> str:
-    """Return what a run is known by: the same recipe, base and data come to the same."""
+    """Return what a run is known by: the same recipe, base and data come to the same.
+
+    Recordings of noise are data, too, wherever they lie. How often it is saved and by how many processes clips are
+    decoded changes no result (docs/training/resume.md), and may be changed while the run is stopped.
+
+    Raises:
+        ConfigError: there is no noise in `augment.noise_folder`.
+    """
+    unlearned = {"sources", "replay", "guards", "gate", "licence", "price_per_hour", "save_steps", "dataloader_workers"}
+    noise = [] if config.augment.noise_folder is None else noise_files(config.augment.noise_folder)
     parts = [
-        config.model_dump_json(exclude={"sources", "replay", "guards", "gate", "licence", "price_per_hour"}),
+        config.model_dump_json(exclude={**dict.fromkeys(unlearned, True), "augment": {"noise_folder"}}),
         base.ref,
         base.manifest_sha256(),
         data.fingerprint,
+        *map(hash_file, noise),  # in the order in which they are drawn from
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 

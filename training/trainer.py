@@ -89,6 +89,7 @@ class BudgetCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Start the clock; a resumed run goes on from what it had spent."""
+        state.save_steps = args.save_steps  # a resumed run has its checkpoint's, and may be told others
         self._last = time.monotonic()
         self._started_s = self._budget.spent_s
         self._started_progress = self._budget.progress(state.global_step)

@@ -273,3 +273,16 @@ def test_a_set_of_silences_is_refused(tokenizer, tmp_path, own, general, monkeyp
     monkeypatch.setattr(preparing, "read_nemo", silent)
     with pytest.raises(ConfigError, match=f"{what} is silences alone"):
         read(tokenizer, tmp_path / "cache", own, general | {"use": name})
+
+
+def test_the_same_clips_in_another_part_are_other_data(tokenizer, tmp_path, own, general):
+    """What was learned and is only rehearsed now, or only watched, is a change that a retraining must see."""
+    general.pop("use")
+    cache, sizes = tmp_path / "cache", {"test_clips": 4, "dev_clips": 1}
+    learned = read(tokenizer, cache, own, general | {"use": "train"}, **sizes)
+    rehearsed = read(tokenizer, cache, own, replay=[general], **sizes)
+    watched = read(tokenizer, cache, own, guards=[general], **sizes)
+    ids = [{one.id for one in (*data.utterances, *data.replay, *data.guards)} for data in (learned, rehearsed, watched)]
+    assert ids[0] == ids[1] == ids[2]
+    assert len({data.fingerprint for data in (learned, rehearsed, watched)}) == 3
+    assert read(tokenizer, cache, own, replay=[general], **sizes).fingerprint == rehearsed.fingerprint

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from torch.utils.data import DataLoader
-from transformers import EvalPrediction, Seq2SeqTrainingArguments, WhisperForConditionalGeneration
+from transformers import EvalPrediction, Seq2SeqTrainingArguments, TrainerState, WhisperForConditionalGeneration
 
 import training.trainer
 from speech.engine.torch_engine import greedy
@@ -22,7 +22,7 @@ from training.batches import ElasticCollator
 from training.config import read_config
 from training.finetune import fine_tune
 from training.targets import IGNORED
-from training.trainer import Budget, LikeLengths, make_compute_metrics, token_mean_loss
+from training.trainer import Budget, BudgetCallback, LikeLengths, make_compute_metrics, token_mean_loss
 from training.windows import Draw, TrainingWindows
 
 
@@ -56,6 +56,14 @@ def test_a_short_budget_does_not_end_in_the_warm_up():
     budget = Budget(max_steps=1000, warmup_steps=50, seconds=60)
     budget.spent_s = 6.0
     assert budget(2) == pytest.approx(0.9)
+
+
+def test_a_resumed_run_is_saved_as_its_recipe_says_now():
+    """Trainer takes how often from the checkpoint; whoever stops a run to save it more often means the recipe."""
+    arguments = Seq2SeqTrainingArguments(save_steps=5, report_to=[])
+    state = TrainerState(save_steps=100, global_step=200)
+    BudgetCallback(Budget(max_steps=1000, warmup_steps=0, seconds=None)).on_train_begin(arguments, state, None)
+    assert state.save_steps == 5
 
 
 def test_the_loss_is_a_mean_over_tokens():
