@@ -168,10 +168,16 @@ def _relative_to(folder: Path, utterance: Utterance) -> Utterance:
 
 
 def fingerprint(utterances: Iterable[Utterance]) -> str:
-    """Return the data set's sha256, over all that training makes of its utterances, in the order of their ids."""
-    fields = {"id", "text", "language", "split", "segments", "prev_text", "weight"}
+    """Return the data set's sha256, over all that training and measuring make of its utterances, in no order.
+
+    Speakers are what intervals are drawn by and, as sources are, what windows are filled up with.
+    """
+    fields = {"id", "text", "language", "speaker", "split", "segments", "prev_text", "source", "weight"}
+    stretch = {"sha256", "offset", "duration"}
     rows = sorted(
-        json.dumps([u.model_dump(include=fields), u.audio.sha256, u.audio.offset], ensure_ascii=False, sort_keys=True)
+        json.dumps(
+            [u.model_dump(include=fields), u.audio.model_dump(include=stretch)], ensure_ascii=False, sort_keys=True
+        )
         for u in utterances
     )
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()

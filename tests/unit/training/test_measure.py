@@ -65,6 +65,16 @@ def test_other_clips_are_another_test_set(version, noise_clips, tmp_path, progre
     assert score(Version("tiny", "v2", version.path, version.manifest), clips, folder, tmp_path, progress).is_new
 
 
+def test_speakers_that_come_to_be_known_are_heard_of(version, noise_clips, tmp_path, progress):
+    """Failure: hypotheses that were kept without speakers are taken for those of clips that have some by now."""
+    clips, folder = noise_clips
+    score(version, clips, folder, tmp_path, progress)
+    told = [clip.model_copy(update={"speaker": f"speaker {i % 3}"}) for i, clip in enumerate(clips)]
+    again = score(version, told, folder, tmp_path, progress)
+    assert again.is_new
+    assert [h.speaker for h in again.hypotheses] == [clip.speaker for clip in told]
+
+
 def test_scores_of_before_there_were_records_are_read(version, noise_clips, tmp_path, progress):
     """Hypotheses without a record beside them are taken, and only the time is not known."""
     clips, folder = noise_clips

@@ -143,19 +143,34 @@ def test_silence_has_no_text(tmp_path, make_utterance):
 
 @pytest.mark.parametrize(
     "change",
-    [{"id": "z"}, {"text": "altro"}, {"split": "test"}, {"sha256": "f" * 64}, {"language": "ru"}, {"offset": 0.5}],
+    [
+        {"id": "z"},
+        {"text": "altro"},
+        {"split": "test"},
+        {"sha256": "f" * 64},
+        {"language": "ru"},
+        {"offset": 0.5},
+        {"duration": 0.5},
+    ],
 )
 def test_the_fingerprint_changes_with_the_data(make_utterance, change):
-    """Each of id, audio, text, language and split is part of what a data set is."""
+    """Each of id, stretch of audio, text, language and split is part of what a data set is."""
     before = {"id": "a", "text": "ciao", "split": "train", "sha256": "0" * 64}
     assert fingerprint([make_utterance(**before)]) != fingerprint([make_utterance(**before | change)])
 
 
 @pytest.mark.parametrize(
-    "change", [{"weight": 2.0}, {"prev_text": "prima"}, {"segments": (Segment(start=0, end=1, text="ciao"),)}]
+    "change",
+    [
+        {"weight": 2.0},
+        {"prev_text": "prima"},
+        {"segments": (Segment(start=0, end=1, text="ciao"),)},
+        {"speaker": "Ada"},
+        {"source": "other"},
+    ],
 )
-def test_the_fingerprint_changes_with_what_training_makes_of_it(make_utterance, change):
-    """Weights, times and what was said before change a training run, so they change the fingerprint."""
+def test_the_fingerprint_changes_with_what_is_made_of_it(make_utterance, change):
+    """Weights, times, speakers, sources and what was said before change a run or an interval, and the fingerprint."""
     utterance = make_utterance()
     assert fingerprint([utterance]) != fingerprint([utterance.model_copy(update=change)])
 
