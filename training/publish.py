@@ -36,6 +36,7 @@ from training.evaluate import (
 from training.finetune import FineTuned
 from training.gate import Bounds
 from training.learned import learned, read_learned, write_learned
+from training.measure import DECODING
 from training.parity import MAX_CLIPS, ParityError, measure_parity
 from training.prepare import Data
 from training.smoke import candidates, choose_smoke_clip
@@ -108,6 +109,7 @@ def publish_version(
             "wer": {k: bounds.model_dump() for k, bounds in scores.wer.items()},
             "cer": {k: bounds.model_dump() for k, bounds in scores.cer.items()},
             "clips": len(after),
+            "decoding": DECODING,
             "fingerprint": fingerprint(data.of("test")),
         },
         "dev": tuned.dev,

@@ -28,7 +28,7 @@ from training.finetune import FineTuned, fine_tune
 from training.gate import Verdict
 from training.interpolate import choose_alpha
 from training.learning_rate import unusual
-from training.measure import score
+from training.measure import DECODING, score
 from training.prepare import Data, prepare
 from training.publish import TEST_HYPOTHESES, publish_version
 from training.shell import StepError
@@ -137,7 +137,7 @@ def _run(
     else:
         version = publish_version(config, registry, base, against, data, tuned, folder, before, say, progress)
         write_atomically(published, json.dumps({"ref": version.ref}).encode())
-    after = read_hypotheses(version.path / TEST_HYPOTHESES)
+    after = _heard(version, test, folder, runs / "evaluations", progress)
     say(_scores(f"{version.ref} after", after, config.seed))
 
     # Production may have moved since this run began, or since it was first done: it is today's that must be beaten.
@@ -233,6 +233,14 @@ def _against(config: TrainingConfig, registry: Registry, base: Version, folder: 
     against = _production(config.name, registry) or base
     write_atomically(path, json.dumps({"ref": against.ref}).encode())
     return against
+
+
+def _heard(version: Version, test: list[Utterance], folder: Path, cache: Path, progress: Progress) -> list[Hypothesis]:
+    """Return what the run's version makes of its test split: as it was published, if the same code decodes today."""
+    metrics = json.loads((version.path / "metrics.json").read_text(encoding="utf-8"))
+    if metrics["test"].get("decoding") == DECODING:
+        return read_hypotheses(version.path / TEST_HYPOTHESES)
+    return score(version, test, folder, cache, progress).hypotheses
 
 
 def _production(name: str, registry: Registry) -> Version | None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from registry import Manifest, Version
-from training.measure import measure, score
+from training.measure import LIBRARIES, decoding_of, measure, score
 
 
 @pytest.fixture
@@ -73,6 +73,30 @@ def test_speakers_that_come_to_be_known_are_heard_of(version, noise_clips, tmp_p
     again = score(version, told, folder, tmp_path, progress)
     assert again.is_new
     assert [h.speaker for h in again.hypotheses] == [clip.speaker for clip in told]
+
+
+def test_what_other_code_decoded_is_measured_anew(version, noise_clips, tmp_path, progress, monkeypatch):
+    """After an upgrade, production is heard again, as the candidate is heard: clips and guards."""
+    clips, folder = noise_clips
+    score(version, clips, folder, tmp_path, progress)
+    measure(version, clips, {}, folder, 1, tmp_path, progress)
+    monkeypatch.setattr("training.measure.DECODING", "upgraded")
+    assert score(version, clips, folder, tmp_path, progress).is_new
+    measure(version, clips, {}, folder, 1, tmp_path, progress)
+    assert [what for what, _ in progress.begun] == ["measuring tiny@v1", "guards of tiny@v1"] * 2
+
+
+def test_decoding_is_known_by_code_and_libraries(tmp_path, monkeypatch):
+    """A line of code, or another CTranslate2, is another decoding; what is not installed is none."""
+    source = tmp_path / "guard.py"
+    source.write_text("THRESHOLD = 1.0")
+    before = decoding_of([source])
+    assert decoding_of([source], [*LIBRARIES, "no such library"]) == before
+    with monkeypatch.context() as patch:
+        patch.setattr("importlib.metadata.version", lambda name: "99" if name == "ctranslate2" else "1")
+        assert decoding_of([source]) != before
+    source.write_text("THRESHOLD = 2.0")
+    assert decoding_of([source]) != before
 
 
 def test_scores_of_before_there_were_records_are_read(version, noise_clips, tmp_path, progress):

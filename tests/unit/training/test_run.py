@@ -1,12 +1,17 @@
-"""What a run is known by: what changes its result makes another run of it, and nothing else does."""
+"""What a run is known by, and what it takes from before: what changes its result makes another run of it."""
 
+import json
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 
 from training.config import ConfigError, make_config
+from training.evaluate import Hypothesis, write_hypotheses
+from training.measure import DECODING
 from training.prepare import Data
-from training.run import run_key
+from training.publish import TEST_HYPOTHESES
+from training.run import _heard, run_key
 
 RECIPE = {"sources": [{"kind": "folder", "path": "clips"}]}
 BASE = SimpleNamespace(ref="tiny@v1", manifest_sha256=lambda: "0" * 64)
@@ -52,3 +57,17 @@ def test_a_folder_without_noise_is_told_at_once(tmp_path):
     """Before the base is measured and anything is trained."""
     with pytest.raises(ConfigError, match=r"augment\.noise_folder: no .*wav.* file is below"):
         key(augment={"noise_share": 0.5, "noise_folder": tmp_path})
+
+
+@pytest.mark.parametrize(("decoding", "text"), [(DECODING, "before"), ("older", "now"), (None, "now")])
+def test_a_finished_run_is_judged_as_it_is_heard_today(tmp_path, monkeypatch, decoding, text):
+    """Its version's own hypotheses are taken, unless other code decoded them than decodes what it is compared with."""
+
+    def heard(said):
+        return [Hypothesis(id="a", language="it", reference="prima", hypothesis=said)]
+
+    write_hypotheses(tmp_path / TEST_HYPOTHESES, heard("before"))
+    test = {"clips": 1} if decoding is None else {"clips": 1, "decoding": decoding}
+    (tmp_path / "metrics.json").write_text(json.dumps({"test": test}))
+    monkeypatch.setattr("training.run.score", lambda *_: SimpleNamespace(hypotheses=heard("now")))
+    assert _heard(SimpleNamespace(path=tmp_path), [], tmp_path, tmp_path, nullcontext) == heard(text)
