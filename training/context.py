@@ -25,11 +25,13 @@ LENGTHS_S = (2.0, 4.0, 8.0, 16.0, 30.0)
 """Upper ends of the length buckets: a margin may be enough for long clips and too little for short ones."""
 
 MIN_CLIPS = 16
-"""Fewer clips prove nothing, of all lengths or of one bucket: the bucket is then reported, and not judged alone."""
+"""Fewer clips prove nothing, of all, of one length bucket or of one language: the bucket or the language is then
+reported, and not judged alone."""
 
 MAX_ELASTIC_LOSS = 0.1
-"""A margin holds if the upper 95 % bound of what it costs in WER stays below this, for all clips together and in each
-length bucket. Coarse, for dev sets are small; it finds the loops of a model that has not learned short contexts."""
+"""A margin holds if the upper 95 % bound of what it costs in WER stays below this, for all clips together, in each
+length bucket and in each language. Coarse, for dev sets are small; it finds the loops of a model that has not learned
+short contexts."""
 
 
 class Cost(BaseModel):
@@ -56,11 +58,18 @@ class Trial(BaseModel):
     margin: int
     all: Cost
     by_length: dict[str, Cost]  # "2-4 s" and so on, those that have clips
+    by_language: dict[str, Cost] = {}  # those that have words; none in manifests of before languages were judged
 
     @property
     def holds(self) -> bool:
         """Whether the margin may be served."""
-        return self.all.is_shown and all(cost.is_shown for cost in self.by_length.values() if cost.clips >= MIN_CLIPS)
+        return self.all.is_shown and not self.costly
+
+    @property
+    def costly(self) -> list[str]:
+        """Length buckets and languages that have enough clips, which do not show it."""
+        parts = self.by_length | self.by_language
+        return [name for name, cost in parts.items() if cost.clips >= MIN_CLIPS and not cost.is_shown]
 
 
 class Evidence(BaseModel):
@@ -96,7 +105,8 @@ class Evidence(BaseModel):
         )
         if last.holds:
             return f"context: elastic, margin {last.margin}. {found}"
-        return f"context: 30 s, for no margin up to {last.margin} holds. {found}"
+        costly = f" (too costly in {', '.join(last.costly)})" if last.costly else ""
+        return f"context: 30 s, for no margin up to {last.margin} holds{costly}. {found}"
 
 
 def margins_to_try(config: TrainingConfig) -> tuple[int, ...]:
@@ -140,18 +150,23 @@ def choose_context(
 def try_margin(
     margin: int, utterances: Sequence[Utterance], full: Sequence[Hypothesis], elastic: Sequence[Hypothesis], seed: int
 ) -> Trial:
-    """Compare what was heard at 30 s and at a margin, all clips together and by their length."""
-    buckets: dict[str, list[int]] = {}
+    """Compare what was heard at 30 s and at a margin, all clips together, by their length and by their language."""
+    buckets: dict[str, list[int]] = {length_bucket(end): [] for end in LENGTHS_S}
+    languages: dict[str, list[int]] = {code: [] for code in sorted({one.language for one in utterances})}
     for i, utterance in enumerate(utterances):
-        buckets.setdefault(length_bucket(utterance.audio.duration), []).append(i)
+        buckets[length_bucket(utterance.audio.duration)].append(i)
+        languages[utterance.language].append(i)
 
     def cost(rows: Sequence[int]) -> Cost:
         return cost_of([full[i] for i in rows], [elastic[i] for i in rows], seed)
 
-    # A bucket of clips in which nobody speaks has no words to be wrong.
-    said = {name for name, rows in buckets.items() if any(full[i].errors.reference for i in rows)}
-    by_length = {name: cost(buckets[name]) for name in map(length_bucket, LENGTHS_S) if name in said}
-    return Trial(margin=margin, all=cost(range(len(utterances))), by_length=by_length)
+    def costs(groups: dict[str, list[int]]) -> dict[str, Cost]:
+        # A group of clips in which nobody speaks has no words to be wrong.
+        return {name: cost(rows) for name, rows in groups.items() if any(full[i].errors.reference for i in rows)}
+
+    return Trial(
+        margin=margin, all=cost(range(len(utterances))), by_length=costs(buckets), by_language=costs(languages)
+    )
 
 
 def cost_of(full: Sequence[Hypothesis], elastic: Sequence[Hypothesis], seed: int) -> Cost:

@@ -15,6 +15,8 @@ from training.context import (
     MARGINS,
     MAX_ELASTIC_LOSS,
     MIN_CLIPS,
+    Evidence,
+    Trial,
     choose_context,
     length_bucket,
     margins_to_try,
@@ -93,6 +95,30 @@ def test_what_only_short_clips_pay_is_found():
     assert not trial.by_length["0-2 s"].is_shown
     assert trial.by_length["8-16 s"].difference.high == 0.0
     assert not trial.holds
+
+
+def test_what_only_one_language_pays_is_found():
+    """Loops in one language are not hidden by a crowd of good clips in others; of a few clips it is only told."""
+    others = [clip(i) for i in range(100, 500)]
+
+    def mixed(n):
+        return [*(clip(i).model_copy(update={"language": "ru"}) for i in range(n)), *others]
+
+    trial = tried(mixed(MIN_CLIPS), wrong={0, 1})
+    assert trial.all.is_shown
+    assert all(cost.is_shown for cost in trial.by_length.values())
+    assert {code: cost.is_shown for code, cost in trial.by_language.items()} == {"it": True, "ru": False}
+    assert not trial.holds
+    assert "for no margin up to 32 holds (too costly in ru). On 416 dev clips" in Evidence(trials=(trial,)).describe()
+    few = tried(mixed(MIN_CLIPS - 1), wrong={0})
+    assert (few.by_language["ru"].clips, few.by_language["ru"].is_shown, few.holds) == (MIN_CLIPS - 1, False, True)
+
+
+def test_a_trial_of_before_languages_were_judged_is_read():
+    """A run that is done keeps its evidence, and a manifest is never rewritten."""
+    trial = tried([clip(i) for i in range(MIN_CLIPS)])
+    before = trial.model_dump(mode="json", exclude={"by_language"})
+    assert Trial.model_validate(before) == trial.model_copy(update={"by_language": {}})
 
 
 def test_a_bucket_of_a_few_clips_is_reported_and_not_judged():
