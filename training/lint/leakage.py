@@ -90,8 +90,8 @@ def _copies(utterances: Sequence[Utterance]) -> Iterator[Finding]:
 
 
 def _shared_sentences(language: str, group: Sequence[Utterance]) -> Iterator[Finding]:
-    sentence = {u.id: normalize(u.text) for u in group}
-    spoken = {u.id: (sentence[u.id], u.speaker) for u in group if u.speaker is not None}
+    sentence = {u.id: normalize(u.text) for u in group if not u.no_speech}
+    spoken = {u.id: (sentence[u.id], u.speaker) for u in group if u.speaker is not None and u.id in sentence}
     same = _ids(_crossing(group, {**spoken}))
     if same:
         yield finding("same_sentence_and_speaker_across_splits", where=language, ids=same)

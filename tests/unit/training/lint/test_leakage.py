@@ -45,6 +45,14 @@ def test_the_same_sentence_of_the_same_speaker_is_an_error(clips, utterance):
     assert found == {"same_sentence_and_speaker_across_splits": ["y"], "speaker_across_splits": ["y"]}
 
 
+def test_silences_say_nothing_that_could_leak(clips, utterance):
+    """Two clips in which one and the same person does not speak are two clips, wherever they are."""
+    quiet = [utterance(name, "", no_speech=True, split=split) for name, split in (("x", "train"), ("y", "dev"))]
+    assert codes_of(check_splits([*clips(24), *quiet])) == {}
+    said = [one.model_copy(update={"speaker": "Anna"}) for one in quiet]
+    assert "same_sentence_and_speaker_across_splits" not in codes_of(check_splits([*clips(24), *said]))
+
+
 def test_the_same_sentence_of_others_is_a_warning(clips, utterance):
     """Another voice says it: easier than a new sentence, but no copy."""
     leak = [utterance("x", "Ci vediamo domani."), utterance("y", "Ci vediamo, domani!", split="dev")]
