@@ -60,7 +60,7 @@ def decoding(file: BinaryIO, max_seconds: float) -> Iterator[tuple[float, Iterat
 
 
 class BusyError(Exception):
-    """There is no room for another process now."""
+    """There is no room for another file, or another process, now."""
 
 
 def start() -> None:

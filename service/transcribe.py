@@ -13,7 +13,7 @@ from typing import BinaryIO, TypeVar
 
 import anyio.to_thread
 
-from service.decoder import decoding
+from service.decoder import BusyError, decoding
 from service.limits import heard
 from service.metrics import Metrics
 from service.scheduler import DeadlineExceededError, Scheduler
@@ -31,6 +31,9 @@ DECODE_THREADS = 2
 
 OPEN_FILES = 48
 """Files that are open at once: each has a process of some 40 MB that decodes it, until its last window is cut."""
+
+SLOT_WAIT_S = 30.0
+"""Whoever waits longer for a place among the open files is told to come again."""
 
 PREPARED = 8
 """Windows of a file, from its beginning, whose features are made before they queue: all of a clip's."""
@@ -88,6 +91,7 @@ async def transcribe(
         OverloadedError: there is too much to do already.
         EngineError: a window could not be decoded.
         DeadlineUnreachableError, DeadlineExceededError: there is too little time for it, or was.
+        BusyError: too many files are open.
     """
     async with _in_time(means):
         return await _transcribe(file, options, means, on_added)
@@ -172,9 +176,17 @@ class _Slot:
 
     @classmethod
     async def taken(cls, semaphore: asyncio.Semaphore | None) -> "_Slot":
-        """Wait for one, in turn."""
+        """Wait for one, in turn.
+
+        Raises:
+            BusyError: there was none for a while.
+        """
         if semaphore is not None:
-            await semaphore.acquire()
+            try:
+                async with asyncio.timeout(SLOT_WAIT_S):
+                    await semaphore.acquire()
+            except TimeoutError:
+                raise BusyError from None
         return cls(semaphore)
 
     def free(self) -> None:

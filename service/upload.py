@@ -146,9 +146,9 @@ class _Parser(MultiPartParser):
 class Body:
     """A request's body, which breaks off where it is too large, too slow, or one too many."""
 
-    def __init__(self, request: Request, max_file_bytes: int) -> None:
+    def __init__(self, request: Request, max_file_bytes: int, *, max_text_bytes: int = MAX_TEXT_BYTES) -> None:
         self.request = request
-        self.max_bytes = max_file_bytes + MAX_TEXT_BYTES
+        self.max_bytes = max_file_bytes + max_text_bytes
         self._max_file_bytes = max_file_bytes
         self._buffered: Buffered = request.app.state.buffered
         self._timeout_s: float = request.app.state.settings.upload_timeout_s

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from registry import Version
 from speech.text import NORMALIZER_VERSION, normalize
 from training.data.manifest import Utterance
+from training.shell import StepError
 
 LEARNED = "learned.json.gz"
 DIGITS = 16  # of a digest in hexadecimal: of a million clips, one in ten million is taken for another
@@ -31,6 +32,8 @@ class Learned(BaseModel):
     sentences: frozenset[str] = frozenset()
     audio: dict[str, list[tuple[float, float]]] = {}
     """Stretches, in seconds, of files by their digests."""
+    is_complete: bool = True
+    """Whether all trainings since the model came from elsewhere are in it."""
 
     def knows(self, clip: Utterance) -> bool:
         """Say whether a clip's sentence, or some of its audio, was learned."""
@@ -40,9 +43,8 @@ class Learned(BaseModel):
         return self.normalizer_version == NORMALIZER_VERSION and _sentence(clip) in self.sentences
 
 
-def learned(clips: Iterable[Utterance], before: Learned | None = None) -> Learned:
+def learned(clips: Iterable[Utterance], before: Learned) -> Learned:
     """Return what there is to know of clips that are learned, beside what was learned before."""
-    before = before if before is not None else Learned()
     same_rules = before.normalizer_version == NORMALIZER_VERSION
     sentences, audio = set(before.sentences if same_rules else ()), dict(before.audio)
     for clip in clips:
@@ -51,7 +53,7 @@ def learned(clips: Iterable[Utterance], before: Learned | None = None) -> Learne
         stretch = (clip.audio.offset, clip.audio.offset + clip.audio.duration)
         name = _digest(clip.audio.sha256)
         audio[name] = sorted({*audio.get(name, ()), stretch})
-    return Learned(sentences=frozenset(sentences), audio=audio)
+    return Learned(sentences=frozenset(sentences), audio=audio, is_complete=before.is_complete and same_rules)
 
 
 def write_learned(folder: Path, what: Learned) -> None:
@@ -69,10 +71,39 @@ def read_learned(version: Version) -> Learned | None:
         return None
 
 
-def unseen(clips: Sequence[Utterance], versions: Iterable[Version]) -> list[Utterance]:
-    """Return the clips that none of the versions says to have learned."""
-    known = [found for version in versions if (found := read_learned(version)) is not None]
-    return [clip for clip in clips if not any(found.knows(clip) for found in known)]
+def known_of(version: Version) -> Learned:
+    """Return what is known of what a version has learned: all of it, of one that was imported and trained here since.
+
+    One without the file that has a parent was trained before there was the file, or came back without it.
+    """
+    return read_learned(version) or Learned(is_complete=version.manifest.parent is None)
+
+
+def unseen(what: str, clips: Sequence[Utterance], versions: Sequence[Version]) -> list[Utterance]:
+    """Return the clips that none of the versions says to have learned.
+
+    Args:
+        what: they are, for the message.
+        clips: to judge by.
+        versions: that are judged.
+
+    Raises:
+        StepError: nothing is left in which anybody speaks a language that was spoken: who judges by the rest would
+            take what is not looked at for what is good.
+    """
+    known = [known_of(version) for version in versions]
+    kept = [clip for clip in clips if not any(found.knows(clip) for found in known)]
+    if gone := sorted(_spoken(clips) - _spoken(kept)):
+        refs = " or ".join(dict.fromkeys(version.ref for version in versions))
+        raise StepError(
+            f"each clip of {what} in {', '.join(gone)} was learned by {refs}, or what it came from: judge by others "
+            '(a source of use = "test", other guards; for `gate`, --manifest or --folder)'
+        )
+    return kept
+
+
+def _spoken(clips: Iterable[Utterance]) -> set[str]:
+    return {clip.language for clip in clips if not clip.no_speech}
 
 
 def _sentence(clip: Utterance) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from training.data.manifest import Utterance, fingerprint
+from training.data.manifest import FINGERPRINT_FORMAT, Utterance, fingerprint
 from training.data.report import DataReport
 
 PACKAGES = (
@@ -123,6 +123,7 @@ def describe_data(utterances: Sequence[Utterance], report: DataReport) -> dict[s
     """
     return {
         "fingerprint": fingerprint(utterances),
+        "fingerprint_format": FINGERPRINT_FORMAT,
         "splits": {name: _about(group) for name, group in _groups(utterances, "split")},
         "sources": describe_sources(utterances),
         "licences": dict(sorted(Counter(u.licence or "not stated" for u in utterances).items())),

@@ -35,7 +35,7 @@ from training.evaluate import (
 )
 from training.finetune import FineTuned
 from training.gate import Bounds
-from training.learned import learned, read_learned, write_learned
+from training.learned import known_of, learned, unseen, write_learned
 from training.measure import DECODING
 from training.parity import MAX_CLIPS, ParityError, measure_parity
 from training.prepare import Data
@@ -103,12 +103,15 @@ def publish_version(
         after = transcribe_utterances(load_engine(staged, context), data.of("test"), folder, advance)
 
     write_hypotheses(staged / TEST_HYPOTHESES, after)
-    scores = _scores(after, config.seed)
+    # Scores are of clips that neither has learned in another round; what was said in all of them is kept.
+    kept = {clip.id for clip in unseen("the test set", data.of("test"), (base, against))}
+    before, new = [[h for h in hypotheses if h.id in kept] for hypotheses in (before, after)]
+    scores = _scores(new, config.seed)
     metrics = {
         "test": {
             "wer": {k: bounds.model_dump() for k, bounds in scores.wer.items()},
             "cer": {k: bounds.model_dump() for k, bounds in scores.cer.items()},
-            "clips": len(after),
+            "clips": len(new),
             "decoding": DECODING,
             "fingerprint": fingerprint(data.of("test")),
         },
@@ -136,7 +139,7 @@ def publish_version(
         description["replay"] = provenance.describe_sources(data.replay)
     for name, content in (("metrics", metrics), ("provenance", origin), ("data", description)):
         (staged / f"{name}.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    write_learned(staged, learned([*data.of("train"), *data.replay], read_learned(base)))
+    write_learned(staged, learned([*data.of("train"), *data.replay], known_of(base)))
     card = model_card(
         Facts(
             config=config,

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from registry import Version
 from speech.scores import corpus_rate
-from training.data.manifest import Utterance
+from training.data.manifest import FINGERPRINT_FORMAT, Utterance
 from training.data.overlap import Known
 from training.evaluate import Hypothesis, by_language
 
@@ -117,8 +117,9 @@ def of_changed_recipe(version: Version, data: str) -> list[str]:
 
 
 def data_fingerprint(version: Version) -> str | None:
-    """Return the fingerprint of the data that a version was made from; None if it does not say."""
-    found = _read(version, "data.json").get("fingerprint")
+    """Return the fingerprint of the data that a version was made from; None if it does not say, as it is taken now."""
+    content = _read(version, "data.json")
+    found = content.get("fingerprint") if content.get("fingerprint_format") == FINGERPRINT_FORMAT else None
     return found if isinstance(found, str) else None
 
 

@@ -27,6 +27,7 @@ from training.evaluate import Hypothesis, Progress, read_hypotheses, wer_interva
 from training.finetune import FineTuned, fine_tune
 from training.gate import Verdict
 from training.interpolate import choose_alpha
+from training.learned import unseen
 from training.learning_rate import unusual
 from training.measure import DECODING, score
 from training.prepare import Data, prepare
@@ -125,8 +126,12 @@ def _run(
     against = _against(config, registry, base, folder)
     registry.verify(against)
     test = data.of("test")
+    guarding = {**guards_of(data.guards), **(guards or {})}
+    compared = {clip.id for clip in unseen("the test set", test, (base, against))}  # rather now than after training
+    for name, clips in guarding.items():
+        unseen(f"the guard {name}", clips, (base, against))
     before = score(against, test, folder, runs / "evaluations", progress).hypotheses
-    say(_scores(f"{against.ref} before", before, config.seed))
+    say(_scores(f"{against.ref} before", [h for h in before if h.id in compared], config.seed))
 
     tuned = _tune(config, base, data, folder, runs / "evaluations", say, progress)
     say(f"fine-tuned in {tuned.steps} steps; dev WER {tuned.dev['wer']:.3f}, CER {tuned.dev['cer']:.3f}")
@@ -138,7 +143,7 @@ def _run(
         version = publish_version(config, registry, base, against, data, tuned, folder, before, say, progress)
         write_atomically(published, json.dumps({"ref": version.ref}).encode())
     after = _heard(version, test, folder, runs / "evaluations", progress)
-    say(_scores(f"{version.ref} after", after, config.seed))
+    say(_scores(f"{version.ref} after", [h for h in after if h.id in compared], config.seed))
 
     # Production may have moved since this run began, or since it was first done: it is today's that must be beaten.
     production = _production(config.name, registry)
@@ -147,7 +152,7 @@ def _run(
         against = production
     seen = [*data.of("train"), *data.replay]
     own = fingerprint(data.utterances)  # as data.json has it; `data.fingerprint` is also of what is rehearsed
-    judged = TestSet(test, folder, {**guards_of(data.guards), **(guards or {})}, seen, own)
+    judged = TestSet(test, folder, guarding, seen, own)
     contest = hold(
         version,
         against,
@@ -173,7 +178,7 @@ def _run(
     else:
         say(f"{version.ref} is {_OUTCOMES[verdict.decision]}")
         say(f"each utterance, with its sound: {folder / PAGE}")
-    return Outcome(version, verdict, promoted, test, contest.before, after, folder)
+    return Outcome(version, verdict, promoted, contest.test, contest.before, contest.after, folder)
 
 
 def resolve_base(reference: str, registry: Registry, say: Callable[[str], None]) -> Version:

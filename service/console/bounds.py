@@ -5,10 +5,14 @@ Gradio fetches nothing.
 """
 
 import asyncio
+import logging
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
+
+logger = logging.getLogger("whisperloop.service")
 
 KEEP_S = 2 * 3600.0
 """Of a file: Gradio deletes those that it knows of after an hour or two, and uploads that broke off never."""
@@ -23,7 +27,10 @@ async def sweep_for_ever(folder: Path) -> None:
     """Delete what is old, now and then, until cancelled."""
     while True:
         await asyncio.sleep(SWEEP_S)
-        await asyncio.to_thread(sweep, folder, time.time() - KEEP_S)
+        try:
+            await asyncio.to_thread(sweep, folder, time.time() - KEEP_S)
+        except OSError:
+            logger.exception("what was uploaded to the console could not be looked through; trying again")
 
 
 def sweep(folder: Path, before: float) -> None:
@@ -40,12 +47,10 @@ def kept_bytes(folder: Path) -> int:
 
 def _files(folder: Path) -> list[tuple[Path, os.stat_result]]:
     found = []
-    for path in folder.rglob("*"):
-        try:
-            if path.is_file() and not path.is_symlink():
-                found.append((path, path.stat()))
-        except OSError:  # it was moved meanwhile
-            continue
+    for inside, _, names in os.walk(folder):  # which passes over folders that vanish
+        for path in (Path(inside) / name for name in names):
+            with suppress(OSError):  # it was moved meanwhile
+                found.append((path, path.lstat()))
     return found
 
 

@@ -32,7 +32,7 @@ from service.errors import ApiError, envelope
 from service.loading import step_back
 from service.request import is_of_another_site, read_small_body
 from service.settings import Settings
-from service.upload import Body
+from service.upload import MAX_TEXT_BYTES, Body
 from speech.machine import how_to_install
 
 logger = logging.getLogger("whisperloop.service")
@@ -168,11 +168,11 @@ class Console:
             await self._answer(page, request.scope, request.receive, send)
             return
         try:
-            most = MAX_EVENT_BYTES
+            most, beside = MAX_EVENT_BYTES, 0
             if request.scope["path"].startswith(UPLOAD):
-                most = self._service.state.settings.max_upload_bytes
+                most, beside = self._service.state.settings.max_upload_bytes, MAX_TEXT_BYTES
                 await self._check_room(most)
-            body = Body(request, most)
+            body = Body(request, most, max_text_bytes=beside)
         except ApiError as error:
             await envelope(request, error)(request.scope, request.receive, send)
             return
@@ -191,7 +191,7 @@ class Console:
     async def _check_room(self, largest: int) -> None:
         if self._folder is None or await asyncio.to_thread(bounds.kept_bytes, self._folder) < bounds.FILES * largest:
             return
-        message = "Too much was uploaded to the console in the last hour; try again later, or by POST /transcribe."
+        message = "Too much was uploaded to the console in the last hours; try again later, or by POST /transcribe."
         raise ApiError(503, "overloaded", message, headers={"Retry-After": "600", "Connection": "close"})
 
     async def _answer(self, page: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:

@@ -22,6 +22,7 @@ from sqlalchemy import (
     CursorResult,
     LargeBinary,
     UniqueConstraint,
+    case,
     create_engine,
     delete,
     event,
@@ -311,6 +312,7 @@ class JobStore:
                 runner=None,
                 lease_until=None,
                 attempts=StoredJob.attempts - 1,
+                started_at=case((StoredJob.attempts <= 1, None), else_=StoredJob.started_at),
                 not_before=not_before,
                 progress=0.0,
             )

@@ -167,6 +167,10 @@ def _relative_to(folder: Path, utterance: Utterance) -> Utterance:
     return utterance.model_copy(update={"audio": utterance.audio.model_copy(update={"path": relative})})
 
 
+FINGERPRINT_FORMAT = 2
+"""Raised whenever `fingerprint` is taken of something else: two of different formats are not compared."""
+
+
 def fingerprint(utterances: Iterable[Utterance]) -> str:
     """Return the data set's sha256, over all that training and measuring make of its utterances, in no order.
 

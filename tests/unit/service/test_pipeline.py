@@ -13,6 +13,7 @@ import anyio
 import numpy as np
 import pytest
 
+import service.transcribe
 from service import decoder
 from service.request import means
 from service.scheduler import DeadlineExceededError
@@ -283,6 +284,21 @@ async def test_so_many_files_are_open_at_once(running, engine, monkeypatch, unti
         for _ in range(3):  # one window each: nothing of it is open while its answer is awaited
             await detect_language(io.BytesIO(b"a film"), unknown, start.means)
         assert start.means.open_files._value == 2
+
+
+async def test_who_waits_long_for_an_open_file_is_told_to_come_again(running, engine, monkeypatch, until):
+    """Whoever holds many files open makes nobody wait for ever, and takes no place when it is free at last."""
+    monkeypatch.setattr(service.transcribe, "SLOT_WAIT_S", 0.1)
+    async with running(Film(70)) as start:
+        start.means = replace(start.means, open_files=asyncio.Semaphore(1))
+        engine.gate.clear()
+        first = asyncio.create_task(transcribe(io.BytesIO(b"a film"), Options(), start.means))
+        await until(start.means.open_files.locked)
+        with pytest.raises(decoder.BusyError):
+            await transcribe(io.BytesIO(b"a film"), Options(), start.means)
+        engine.gate.set()
+        await first
+        assert start.means.open_files._value == 1
 
 
 @pytest.mark.parametrize("language", ["it", None])

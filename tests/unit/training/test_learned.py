@@ -7,7 +7,8 @@ import pytest
 
 from registry import Registry
 from training.data.manifest import AudioSlice, Utterance
-from training.learned import LEARNED, Learned, learned, read_learned, unseen, write_learned
+from training.learned import LEARNED, Learned, known_of, learned, read_learned, unseen, write_learned
+from training.shell import StepError
 
 
 def clip(text, *, name="a", language="it", start=0.0, seconds=3.0):
@@ -25,25 +26,31 @@ def version(tmp_path):
         source = tmp_path / f"source{len(store.models() and store.version_ids('m'))}"
         source.mkdir()
         if clips is not None:
-            write_learned(source, learned(clips, None if before is None else read_learned(before)))
+            write_learned(source, learned(clips, Learned() if before is None else known_of(before)))
         (source / "weights").write_text(source.name)
-        return store.publish("m", source, context={})
+        return store.publish("m", source, parent=None if before is None else before.ref, context={})
 
     return publish
+
+
+def kept(clips, versions):
+    """Return what is unseen, beside a clip of each language that nobody can have learned."""
+    others = [clip(f"mai detto {language}", name="0", language=language) for language in ("it", "es")]
+    return unseen("the test set", [*clips, *others], versions)[: -len(others)]
 
 
 def test_a_sentence_is_known_again_however_it_is_written(version):
     """In its language, whoever says it."""
     made = version([clip("Uno, due!")])
     asked = [clip("uno due", name="b"), clip("uno due", name="b", language="es"), clip("uno", name="c")]
-    assert unseen(asked, [made]) == asked[1:]
+    assert kept(asked, [made]) == asked[1:]
 
 
 def test_a_stretch_of_audio_is_known_again_whatever_is_said_to_be_in_it(version):
     """Under another text; what lies beside it in the same recording is not."""
     made = version([clip("uno", start=10.0), clip("due", start=20.0)])
     asked = [clip("sei", start=12.0), clip("sette", start=13.0), clip("otto", start=21.0, seconds=0.5)]
-    assert unseen(asked, [made]) == asked[1:2]
+    assert kept(asked, [made]) == asked[1:2]
 
 
 def test_a_child_has_what_its_parents_had(version):
@@ -53,28 +60,29 @@ def test_a_child_has_what_its_parents_had(version):
     third = version([clip("tre", name="c")], second)
     other = version(None)
     asked = [clip(text, name=name) for text, name in (("uno", "d"), ("due", "e"), ("tre", "f"), ("quattro", "a"))]
-    assert unseen(asked, [third]) == []
-    assert unseen(asked, [first]) == asked[1:3]
-    assert unseen(asked, [other]) == asked
-    assert unseen(asked, [other, first]) == asked[1:3]
+    assert kept(asked, [third]) == []
+    assert kept(asked, [first]) == asked[1:3]
+    assert kept(asked, [other]) == asked
+    assert kept(asked, [other, first]) == asked[1:3]
     assert read_learned(other) is None
 
 
 def test_silence_is_no_sentence(version):
     """One clip in which nobody speaks does not stand for all others."""
     made = version([clip("", name="a")])
-    assert unseen([clip("", name="a"), clip("", name="b")], [made]) == [clip("", name="b")]
+    assert kept([clip("", name="a"), clip("", name="b")], [made]) == [clip("", name="b")]
 
 
 def test_sentences_by_other_rules_are_not_compared():
     """Of a parent by an older normaliser the audio is known, and its sentences are not mistaken for others."""
-    old = learned([clip("uno", name="a")]).model_copy(update={"normalizer_version": "0"})
+    old = learned([clip("uno", name="a")], Learned()).model_copy(update={"normalizer_version": "0"})
     assert old.knows(clip("sei", name="a"))
     assert not old.knows(clip("uno", name="b"))
     child = learned([clip("due", name="b")], old)
     assert child.knows(clip("sei", name="a"))
     assert not child.knows(clip("uno", name="c"))
     assert child.knows(clip("due", name="c"))
+    assert not child.is_complete
 
 
 def test_what_is_written_tells_no_sentence_and_no_path(version):
@@ -86,4 +94,23 @@ def test_what_is_written_tells_no_sentence_and_no_path(version):
     assert "segreta" not in text
     assert ".wav" not in text
     assert clips[0].audio.sha256 not in text
-    assert Learned.model_validate(json.loads(text)) == learned(clips)
+    assert Learned.model_validate(json.loads(text)) == learned(clips, Learned())
+
+
+def test_a_language_of_which_nothing_is_left_is_an_error(version):
+    """Its silences are not what it is judged by; a language that was never spoken is not missed."""
+    made = version([clip("uno", name="a", language="ru")])
+    asked = [clip("uno", name="b", language="ru"), clip("", name="c", language="ru"), clip("due", name="d")]
+    with pytest.raises(StepError, match="each clip of the guard x in ru was learned by m@"):
+        unseen("the guard x", asked, [made])
+    assert unseen("the guard x", asked[1:], [made]) == asked[1:]
+
+
+def test_what_is_not_known_is_told_apart_from_nothing(version):
+    """Imported: all is known. Trained here before versions said so, or fetched without the file: not all, for good."""
+    imported = version(None)
+    silent = version(None, imported)
+    assert known_of(imported).is_complete
+    assert not known_of(silent).is_complete
+    assert not known_of(version([clip("uno")], silent)).is_complete
+    assert known_of(version([clip("uno")], imported)).is_complete

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from registry import FileEntry, Manifest, Version
-from training.data.manifest import AudioSlice, Utterance
+from training.data.manifest import FINGERPRINT_FORMAT, AudioSlice, Utterance
 from training.evaluate import Hypothesis
 from training.gate import Bounds
 from training.parity import Parity
@@ -108,9 +108,14 @@ WHOLE = ("model.safetensors", "ctranslate2/model.bin")
 SAME = Parity(clips=64, same=1.0, difference=Bounds(value=0, low=0, high=0)).model_dump()
 
 
+def of_data(fingerprint):
+    """Return what a version says of its data."""
+    return {"fingerprint": fingerprint, "fingerprint_format": FINGERPRINT_FORMAT}
+
+
 def test_a_whole_version_is_fine(tmp_path):
     """Safetensors, an export with parity, and the fingerprints that were expected: no reason, and no note."""
-    made = version(tmp_path, WHOLE, metrics={"parity": SAME, "test": {"fingerprint": "t"}}, data={"fingerprint": "d"})
+    made = version(tmp_path, WHOLE, metrics={"parity": SAME, "test": {"fingerprint": "t"}}, data=of_data("d"))
     assert of_version(made, test="t", data="d") == ([], [])
     assert data_fingerprint(made) == "d"
 
@@ -147,8 +152,10 @@ def test_other_data_than_the_versions_own_are_refused(tmp_path):
 
 def test_a_recipe_whose_test_set_has_grown(tmp_path):
     """The clips that are new in it were trained on; a version that does not say what it was made from may be judged."""
-    made = version(tmp_path, WHOLE, data={"fingerprint": "abc"})
+    made = version(tmp_path, WHOLE, data=of_data("abc"))
     assert of_changed_recipe(made, "abc") == []
     assert "train again" in of_changed_recipe(made, "def")[0]
+    older = version(tmp_path, WHOLE, data={"fingerprint": "def of other rows"})  # by the rules of before
+    assert of_changed_recipe(older, "abc") == []
     (tmp_path / "data.json").unlink()
     assert of_changed_recipe(version(tmp_path, WHOLE), "def") == []
