@@ -41,9 +41,12 @@ def elasticize_command(
         python -m training elasticize whisper@production --audio recordings
     """
     from registry import Registry
+    from registry.names import check_alias
     from training.elasticize import elasticize
     from training.shell import Shell
 
+    if alias is not None:
+        check_alias(alias)  # rather now than when all is done
     shell = Shell()
     with interruptible():
         store = Registry(registry)

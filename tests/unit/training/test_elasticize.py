@@ -4,8 +4,10 @@ import hashlib
 from contextlib import nullcontext
 
 import pytest
+from typer.testing import CliRunner
 
-from registry import Registry
+from registry import Registry, RegistryError
+from training.__main__ import app
 from training.config import make_config
 from training.context import MAX_ELASTIC_LOSS
 from training.data.manifest import AudioSlice, Utterance
@@ -121,6 +123,14 @@ def test_two_do_not_teach_in_one_folder(tmp_path, monkeypatch):
     monkeypatch.setattr("training.elasticize.hear", listen)
     with pytest.raises(StepError, match="the first one came this far"):
         start()
+
+
+def test_an_alias_that_is_none_is_told_at_once(tmp_path):
+    """Not after half an hour of listening and learning: the registry is not even looked at."""
+    (tmp_path / "a.wav").touch()
+    arguments = ["elasticize", "whisper@production", "--audio", str(tmp_path), "--alias", "elastic"]
+    with pytest.raises(RegistryError, match="'elastic' is no alias"):
+        CliRunner().invoke(app, [*arguments, "--registry", str(tmp_path / "none")], catch_exceptions=False)
 
 
 def test_audio_is_found_in_folders(tmp_path):
