@@ -111,8 +111,9 @@ def test_a_version_says_where_it_comes_from(outcome, noisy_registry):
     assert metrics["test"]["wer"]["it"]["value"] == pytest.approx(outcome[0].verdict.comparisons["it"].candidate.value)
     assert metrics["test"]["fingerprint"] == fingerprint(outcome[0].test)
     assert f"{metrics['test']['wer']['it']['value']:.3f}" in (version.path / "README.md").read_text()
-    private = {"hyps/test.jsonl.gz", "smoke/clip.wav", "smoke/expected.json"}
-    assert private >= set(version.manifest.files) - set(files_to_push(version)) >= {"hyps/test.jsonl.gz"}
+    private = {"hyps/test.jsonl.gz", "learned.json.gz", "smoke/clip.wav", "smoke/expected.json"}
+    stays = set(version.manifest.files) - set(files_to_push(version))
+    assert private >= stays >= {"hyps/test.jsonl.gz", "learned.json.gz"}
     about = {"provenance.json", "data.json", "metrics.json", "README.md", "curves/loss.png", "curves/wer.png"}
     assert about <= set(files_to_push(version))
 
