@@ -100,7 +100,8 @@ def hold(
             say(f"{version.ref}: {scored}")
         return scored.hypotheses
 
-    sides = (against, candidate)
+    # What the candidate itself was trained on refuses, where it is at hand; what its base brought is left out.
+    sides = (against, candidate if data.train is None or zero_shot is None else zero_shot)
     test = unseen("the test set", data.test, sides)
     guards = {name: unseen(f"the guard {name}", clips, sides) for name, clips in data.guards.items()}
     before, after = heard(against), heard(candidate)
@@ -115,18 +116,18 @@ def hold(
     for name, kept, of in [("test", test, data.test), *((name, guards[name], data.guards[name]) for name in guards)]:
         if len(kept) < len(of):
             notes.append(
-                f"{len(of) - len(kept)} of {len(of)} clips of {name} are left out: {against.ref} or {candidate.ref} "
-                "has learned them, or what it came from"
+                f"{len(of) - len(kept)} of {len(of)} clips of {name} are left out: "
+                f"{' or '.join(dict.fromkeys(side.ref for side in sides))} has learned them, or what it came from"
             )
     notes += [
         f"not all is known of what {version.ref}, or what it came from, has learned: it may know test clips by heart"
-        for version in sides
+        for version in {side.ref: side for side in sides}.values()
         if not known_of(version).is_complete
     ]
     judged_by = {clip.id for clip in test}
     if data.train is None and read_learned(candidate) is None:
         notes.append("whether a test clip was trained on is not known: the training data are not at hand")
-    elif data.train is not None:
+    if data.train is not None:
         found += of_overlap(data.train, [*data.test, *(u for guard in data.guards.values() for u in guard)])
 
     def of_test(hypotheses: Sequence[Hypothesis]) -> list[Hypothesis]:

@@ -14,12 +14,13 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from registry import Version
-from speech.text import NORMALIZER_VERSION, normalize
+from speech.text import NORMALIZER_VERSION
 from training.data.manifest import Utterance
+from training.data.splits import sentence_of
 from training.shell import StepError
 
 LEARNED = "learned.json.gz"
-DIGITS = 16  # of a digest in hexadecimal: of a million clips, one in ten million is taken for another
+DIGITS = 16  # of a digest in hexadecimal: that a clip is taken for one of a million others has a chance of 10^-13
 
 
 class Learned(BaseModel):
@@ -40,16 +41,20 @@ class Learned(BaseModel):
         start, end = clip.audio.offset, clip.audio.offset + clip.audio.duration
         if any(start < e and s < end for s, e in self.audio.get(_digest(clip.audio.sha256), ())):
             return True
-        return self.normalizer_version == NORMALIZER_VERSION and _sentence(clip) in self.sentences
+        return self.has_todays_rules and _sentence(clip) in self.sentences
+
+    @property
+    def has_todays_rules(self) -> bool:
+        """Whether its sentences were normalised as sentences are now."""
+        return self.normalizer_version == NORMALIZER_VERSION
 
 
 def learned(clips: Iterable[Utterance], before: Learned) -> Learned:
     """Return what there is to know of clips that are learned, beside what was learned before."""
-    same_rules = before.normalizer_version == NORMALIZER_VERSION
+    same_rules = before.has_todays_rules
     sentences, audio = set(before.sentences if same_rules else ()), dict(before.audio)
     for clip in clips:
-        if normalize(clip.text):  # silence is no sentence
-            sentences.add(_sentence(clip))
+        sentences.add(_sentence(clip))
         stretch = (clip.audio.offset, clip.audio.offset + clip.audio.duration)
         name = _digest(clip.audio.sha256)
         audio[name] = sorted({*audio.get(name, ()), stretch})
@@ -76,7 +81,10 @@ def known_of(version: Version) -> Learned:
 
     One without the file that has a parent was trained before there was the file, or came back without it.
     """
-    return read_learned(version) or Learned(is_complete=version.manifest.parent is None)
+    found = read_learned(version)
+    if found is None:
+        return Learned(is_complete=version.manifest.parent is None)
+    return found if found.has_todays_rules else found.model_copy(update={"is_complete": False})
 
 
 def unseen(what: str, clips: Sequence[Utterance], versions: Sequence[Version]) -> list[Utterance]:
@@ -107,7 +115,7 @@ def _spoken(clips: Iterable[Utterance]) -> set[str]:
 
 
 def _sentence(clip: Utterance) -> str:
-    return _digest(f"{clip.language}\n{normalize(clip.text)}")
+    return _digest(f"{clip.language}\n{sentence_of(clip)}")
 
 
 def _digest(text: str) -> str:

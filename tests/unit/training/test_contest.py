@@ -124,7 +124,7 @@ def test_clips_that_one_side_learned_are_left_out(contest, registry, clips, side
     """Production knew four of twelve by heart, from another round: the candidate is compared on the other eight."""
     store_and_versions, utterances = registry, clips[0]
     taught(store_and_versions[side], utterances[:4])
-    held, _ = contest(3, 1)
+    held, _ = contest(3, 1, train=None)
     assert held.verdict.comparisons["it"].clips == 8
     assert any("4 of 12 clips of test are left out" in note for note in held.verdict.notes)
     assert len(held.before) == len(held.after) == len(held.test) == 8  # the page is of what was compared
@@ -150,15 +150,23 @@ def test_what_was_learned_whole_judges_nobody(contest, registry, clips, monkeypa
         contest(3, 1, **sets)
 
 
+def test_what_the_candidate_itself_was_trained_on_refuses(contest, registry, clips):
+    """Its own training data are at hand: a test set among them is a refusal with a verdict, and no error."""
+    taught(registry[2], clips[0])
+    held, _ = contest(3, 1, train=clips[0])
+    assert held.verdict.decision == "refuse"
+    assert any("that was trained on" in reason for reason in held.verdict.refusals)
+
+
 def test_who_does_not_say_all_that_it_learned_is_named(contest, registry):
     """Trained before versions said so, or fetched without: it may know test clips by heart. The first has no parent."""
     _, old, new = registry
-    held, _ = contest(3, 1)
+    held, _ = contest(3, 1, train=None)
     notes = [note for note in held.verdict.notes if "not all is known of what" in note]
     assert len(notes) == 1
     assert new.ref in notes[0]
     write_learned(new.path, learned([], known_of(old)))
-    held, _ = contest(3, 1)
+    held, _ = contest(3, 1, train=None)
     assert not any("not all is known of what" in note for note in held.verdict.notes)
 
 
