@@ -51,6 +51,13 @@ EXPOSED_HEADERS = (
 """What scripts of other origins may read of an answer; see WHISPERLOOP_CORS_ORIGINS."""
 
 
+def _bound(app: FastAPI) -> None:
+    """Say how much is decoded at once, of all requests; inside the loop that they are answered in."""
+    app.state.decode_limiter = anyio.CapacityLimiter(DECODE_THREADS)
+    app.state.open_files = asyncio.Semaphore(OPEN_FILES)
+    app.state.correction_limiter = anyio.CapacityLimiter(1)
+
+
 def create_app(settings: Settings | None = None, *, load: Load | None = None) -> FastAPI:
     """Make the application.
 
@@ -65,11 +72,7 @@ def create_app(settings: Settings | None = None, *, load: Load | None = None) ->
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.decode_limiter, app.state.open_files = (
-            anyio.CapacityLimiter(DECODE_THREADS),
-            asyncio.Semaphore(OPEN_FILES),
-        )
-        app.state.correction_limiter = anyio.CapacityLimiter(1)
+        _bound(app)
         app.state.jobs_ready = asyncio.get_running_loop().create_future()
         tasks = [asyncio.create_task(app.state.shadow.run())]
 

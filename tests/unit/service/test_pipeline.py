@@ -219,19 +219,25 @@ async def test_a_window_that_fails_ends_the_rest(running, engine):
         assert start.scheduler.is_idle
 
 
-async def test_voice_detectors_come_back(running, monkeypatch, engine, until):
-    """From who is done and from who leaves."""
-    lent = []
+@pytest.fixture
+def lent(monkeypatch):
+    """Return what each file that is open asked of the voice detector."""
+    asked = []
 
     @contextmanager
     def listen_if(wanted):
-        lent.append(wanted)
+        asked.append(wanted)
         try:
             yield None
         finally:
-            lent.pop()
+            asked.pop()
 
     monkeypatch.setattr(vad, "listen_if", listen_if)
+    return asked
+
+
+async def test_voice_detectors_come_back(running, lent, engine, until):
+    """From who is done and from who leaves."""
     async with running(Film(1200), vad=True) as start:
         await start()
         assert lent == []
@@ -253,31 +259,20 @@ async def test_so_many_files_are_decoded_at_once(running):
     assert {answer.transcription.duration for answer in answers} == {40}
 
 
-async def test_so_many_files_are_open_at_once(running, engine, monkeypatch, until):
+async def test_so_many_files_are_open_at_once(running, lent, engine, until):
     """Each has a process while its windows wait for the engine; more files wait in turn, and no place is lost."""
-    opened = []
-
-    @contextmanager
-    def listen_if(_wanted):
-        opened.append(True)
-        try:
-            yield None
-        finally:
-            opened.pop()
-
-    monkeypatch.setattr(vad, "listen_if", listen_if)
     async with running(Film(70)) as start:
         start.means = replace(start.means, open_files=asyncio.Semaphore(2))
         engine.gate.clear()
         unknown = Options()  # its first window's answer is waited for before more is read
         many = [asyncio.create_task(transcribe(io.BytesIO(b"a film"), unknown, start.means)) for _ in range(6)]
-        await until(lambda: len(opened) == 2)
+        await until(lambda: len(lent) == 2)
         await asyncio.sleep(0.1)
-        assert len(opened) == 2
+        assert len(lent) == 2
         many[0].cancel()  # one that is open, and one that waits
         many[5].cancel()
         await asyncio.gather(many[0], many[5], return_exceptions=True)
-        await until(lambda: len(opened) == 2)
+        await until(lambda: len(lent) == 2)
         engine.gate.set()
         answers = await asyncio.gather(*many[1:5])
         assert {answer.transcription.duration for answer in answers} == {70}
