@@ -6,7 +6,7 @@ import pytest
 
 from registry import Registry
 from training.gate import Bounds, Comparison
-from training.loop_demo import _verdict, loop_demo
+from training.loop_demo import LANGUAGE, _verdict, loop_demo
 from training.shell import Shell, StepError
 
 REPORT = {
@@ -59,7 +59,7 @@ def test_unseen_clips_are_told_by_the_gate(closed, tmp_path):
     before = store.resolve("loop@production")
     (tmp_path / "source" / "config.json").write_text('{"better": true}')
     version = store.publish("loop", tmp_path / "source", context={"elastic": False, "margin": 0})
-    verdict = {"passed": True, "comparisons": {"it": unseen.model_dump(mode="json")}, "notes": []}
+    verdict = {"passed": True, "comparisons": {LANGUAGE: unseen.model_dump(mode="json")}, "notes": []}
     name = store.record_verdict("loop", version.id, before.id, verdict).name
     store.move_alias("loop", "production", version.id, expected=before.id, reason="better", verdict=name)
     assert _verdict(store) == unseen
