@@ -32,6 +32,7 @@ from training.data.sources.hub import read_hub
 from training.data.sources.kaldi import read_kaldi
 from training.data.sources.nemo import read_nemo
 from training.data.sources.subtitles import read_subtitles
+from training.data.speakers import hold_out_speakers
 from training.data.splits import limit_dev, split
 
 TEST_SHARE, MAX_TEST_CLIPS = 5, 96  # a fifth
@@ -86,23 +87,23 @@ def prepare(config: TrainingConfig, tokenizer: WhisperTokenizer, cache: Path) ->
     for language in sorted({utterance.language for utterance in (*utterances, *chain(*general.values()))}):
         if language not in tokenizer.languages:
             raise ConfigError(f"the base model knows no language {language!r}, which the data names")
+    _refuse_untested(utterances)
     free = [utterance for utterance in utterances if utterance.split is None]
     eligible = Counter(utterance.language for utterance in free if utterance.source != CORRECTIONS)
     all_free = Counter(utterance.language for utterance in free)
     languages = {utterance.language for utterance in utterances}
+    sizes = {
+        "test_per_language": {
+            code: config.test_clips or min(MAX_TEST_CLIPS, max(1, eligible[code] // TEST_SHARE)) for code in languages
+        },
+        "dev_per_language": {
+            code: config.dev_clips or min(MAX_DEV_CLIPS, max(1, all_free[code] // DEV_SHARE)) for code in languages
+        },
+    }
+    never_test = {utterance.id for utterance in utterances if utterance.source == CORRECTIONS}
+    apart, beyond = hold_out_speakers(utterances, seed=config.seed, never_test=never_test, **sizes)
     try:
-        divided, leaked = split(
-            utterances,
-            seed=config.seed,
-            test_per_language={
-                code: config.test_clips or min(MAX_TEST_CLIPS, max(1, eligible[code] // TEST_SHARE))
-                for code in languages
-            },
-            dev_per_language={
-                code: config.dev_clips or min(MAX_DEV_CLIPS, max(1, all_free[code] // DEV_SHARE)) for code in languages
-            },
-            never_test={utterance.id for utterance in utterances if utterance.source == CORRECTIONS},
-        )
+        divided, leaked = split(apart, seed=config.seed, never_test=never_test, **sizes)
     except ValueError as error:
         raise ConfigError(f"cannot split the data: {error}; test_clips and dev_clips set the sizes") from error
     if not any(utterance.split == "train" for utterance in divided):
@@ -111,7 +112,7 @@ def prepare(config: TrainingConfig, tokenizer: WhisperTokenizer, cache: Path) ->
         if all(utterance.no_speech for utterance in held_out):
             raise ConfigError(f"{what} is silences alone, of which there is no error rate: bring clips with words")
     divided, spare = limit_dev(divided, config.dev_clips or MAX_GIVEN_DEV_CLIPS, seed=config.seed)
-    leaked += spare
+    leaked += [*beyond, *spare]
     divided = [u if u.split == "train" else u.model_copy(update={"weight": 1.0}) for u in divided]
     watched, trained = _untrained(general["guards"], [u for u in divided if u.split == "train"])
     leaked += trained
@@ -197,6 +198,20 @@ def _tested(utterances: list[Utterance]) -> tuple[list[Utterance], list[Dropped]
         else:
             kept.append(one)
     return kept, dropped
+
+
+def _refuse_untested(utterances: list[Utterance]) -> None:
+    """Refuse a language of which all is given for training or dev: nothing could be drawn to judge by.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    tested = {one.language for one in utterances if one.split in {None, "test"}}
+    for language in sorted({one.language for one in utterances} - tested):
+        raise ConfigError(
+            f"{language}: all clips are given for training or dev, as exported corrections are, and none is left to "
+            'judge by: name other speech beside them in a recipe (--config), as a source with use = "test"'
+        )
 
 
 def _untrained(guards: list[Utterance], train: list[Utterance]) -> tuple[list[Utterance], list[Dropped]]:

@@ -1,7 +1,7 @@
 """Who is for training and who for measuring: splits that no sentence crosses and no reordering changes.
 
-It moves no clip from a split that its source gave it into another, and does not look at speakers: a data set with
-several should come with splits of its own.
+It moves no clip from a split that its source gave it into another, and does not look at speakers: those that can be
+kept apart have their splits already (`training.data.speakers`).
 """
 
 import hashlib
@@ -66,7 +66,7 @@ def split(
 def _split_language(
     language: str, utterances: list[Utterance], seed: int, counts: dict[SplitName, int], never_test: frozenset[str]
 ) -> tuple[list[Utterance], list[Dropped]]:
-    sentence_of = _sentences(utterances)
+    sentence_of = sentences_of(utterances)
     sentences: defaultdict[str, list[Utterance]] = defaultdict(list)
     for utterance in sorted(utterances, key=lambda utterance: utterance.id):
         sentences[sentence_of[utterance.id]].append(utterance)
@@ -83,15 +83,15 @@ def _split_language(
     wanted = {name: count for name, count in counts.items() if name not in given}
     lent: list[str] = []  # what is given for training lends a dev set, where there is nothing else: it only chooses
     if "dev" in wanted and sum(len(sentences[sentence]) for sentence in free) < sum(wanted.values()):
-        lent = _in_order((sentence for sentence, name in split_of.items() if name == "train"), seed, language, "dev")
+        lent = in_order((sentence for sentence, name in split_of.items() if name == "train"), seed, language, "dev")
     n_free = sum(len(sentences[sentence]) for sentence in [*free, *lent])
     if n_free < sum(wanted.values()):
         needed = " and ".join(f"{count} for {name}" for name, count in wanted.items())
         raise ValueError(f"{language}: {n_free} clips are there to draw from, needed are {needed}")
     closed = {sentence for sentence in free if any(clip.id in never_test for clip in sentences[sentence])}
     for name, count in wanted.items():
-        drawn = _draw(
-            _in_order(free - split_of.keys(), seed, language, name) + (lent if name == "dev" else []),
+        drawn = draw(
+            in_order(free - split_of.keys(), seed, language, name) + (lent if name == "dev" else []),
             sentences,
             count,
             closed if name == "test" else set(),
@@ -157,7 +157,7 @@ def _count(wanted: int | Mapping[str, int], language: str) -> int:
     return wanted if isinstance(wanted, int) else wanted[language]
 
 
-def _in_order(sentences: Iterable[str], seed: int, language: str, name: SplitName) -> list[str]:
+def in_order(sentences: Iterable[str], seed: int, language: str, name: SplitName) -> list[str]:
     """Return sentences in the order in which they are drawn for a split.
 
     Dev has an order of its own. What no test may have is passed over at the front of test's order, and would be all
@@ -169,7 +169,7 @@ def _in_order(sentences: Iterable[str], seed: int, language: str, name: SplitNam
     )
 
 
-def _draw(
+def draw(
     order: list[str], sentences: Mapping[str, Sequence[Utterance]], count: int, closed: Collection[str]
 ) -> list[str]:
     """Return the first sentences that are so many clips together, leaving out the closed ones and those too large.
@@ -195,7 +195,7 @@ def sentence_of(utterance: Utterance) -> str:
     return normalize(utterance.text) or f"{utterance.audio.sha256}:{utterance.audio.offset}"
 
 
-def _sentences(utterances: list[Utterance]) -> dict[str, str]:
+def sentences_of(utterances: list[Utterance]) -> dict[str, str]:
     """Return each utterance's sentence: the first, by the alphabet, of the texts that its source says are the same."""
     texts = {utterance.id: sentence_of(utterance) for utterance in utterances}
     linked: dict[str, str] = {}

@@ -62,13 +62,20 @@ CODES: dict[str, Rule] = {
     ),
     "speaker_across_splits": _error(
         "speakers are in train and held out, though the language has several: the score would not tell of new ones",
-        "give splits that no speaker crosses",
+        "give splits that no speaker crosses, or more speakers; or --accept it, if nobody else will speak",
     ),
     "cannot_decide": _error(
         "the held-out clips are too few for the wanted difference", "hold out as many more as are named"
     ),
     "single_speaker": _warning(
         "the language has one speaker: scores say nothing of other voices", "add speakers, or expect no more than this"
+    ),
+    "trained_guard": _warning(
+        "a guard's sentence or audio is trained on, so it is left out of what is watched", "watch other clips"
+    ),
+    "two_speakers": _warning(
+        "both of the language's speakers are in train and held out: scores say nothing of other voices",
+        "add speakers, or expect no more than this",
     ),
     "unknown_speakers": _warning(
         "the clips name no speaker: whether one is in train and held out cannot be checked", "add a speaker column"

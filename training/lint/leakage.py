@@ -152,7 +152,8 @@ def _speakers(language: str, group: Sequence[Utterance]) -> Iterator[Finding]:
     if crossing:
         who = sorted({str(one[0].speaker) for one in crossing})
         more = f"{len(who)} of {len(names)} speakers: {', '.join(who[:5])}{', …' if len(who) > 5 else ''}"
-        yield finding("speaker_across_splits", where=language, ids=_ids(crossing), more=more)
+        code = "speaker_across_splits" if len(names) > 2 else "two_speakers"  # one to learn from, choose and judge by
+        yield finding(code, where=language, ids=_ids(crossing), more=more)
     if seconds:
         name, most = seconds.most_common(1)[0]
         if most > DOMINANT_SHARE * seconds.total():

@@ -106,10 +106,13 @@ def lint(
 
 
 def _of_dropped(dropped: Iterable[Dropped]) -> list[Finding]:
-    """Return the rows that could not be used; what a source leaves out by its own rule is no fault."""
+    """Return the rows that could not be used; what a source leaves out by its own rule is no fault.
+
+    But a guard that is trained on is told: what was to be watched is not.
+    """
     rows: dict[str, list[Dropped]] = {}
     for row in dropped:
-        if not row.by_source_rule:
+        if not row.by_source_rule or row.reason == "trained_guard":
             rows.setdefault(row.reason if row.reason in CODES else "unusable_row", []).append(row)
     return [
         finding(

@@ -1,0 +1,150 @@
+"""Who is held out where a language has several speakers: nobody is heard in two splits, so scores tell of new voices.
+
+It draws speakers and gives their clips a split, as if their source had. Where speakers are too few, or keeping them
+apart would cost too many clips, it does nothing, and `training.data.splits` draws sentences, whoever says them.
+"""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from training.data.manifest import SplitName, Utterance
+from training.data.report import Dropped
+from training.data.splits import draw, in_order, sentences_of
+
+MAX_LEFT_OUT = 0.2
+"""Share of a language's clips that may be lost: what held-out speakers say beyond the clips that are wanted of them."""
+
+
+def hold_out_speakers(
+    utterances: Iterable[Utterance],
+    *,
+    seed: int,
+    test_per_language: Mapping[str, int],
+    dev_per_language: Mapping[str, int],
+    never_test: Collection[str] = (),
+) -> tuple[list[Utterance], list[Dropped]]:
+    """Give test and dev, where a language has none of its own, to speakers of whom nothing is learned.
+
+    What is drawn of them is exactly what is wanted, and says nothing that the others say; the rest of what they say is
+    left out. Speakers are drawn in the order of a hash, those with no more clips than are wanted first. Clips without
+    a speaker are learned from.
+
+    Args:
+        utterances: of any number of languages.
+        seed: another seed, another draw.
+        test_per_language: clips to draw for test, by the language's code.
+        dev_per_language: clips to draw for dev, by the language's code.
+        never_test: ids of clips that are not for test, nor others of their sentences.
+
+    Returns:
+        The utterances in their order, those of held-out speakers with a split, and those that are left out (reason
+        "held_out_speaker").
+    """
+    utterances = list(utterances)
+    by_language: defaultdict[str, list[Utterance]] = defaultdict(list)
+    for utterance in utterances:
+        by_language[utterance.language].append(utterance)
+    split_of: dict[str, SplitName | None] = {}
+    for language, spoken in by_language.items():
+        wanted: dict[SplitName, int] = {"test": test_per_language[language], "dev": dev_per_language[language]}
+        split_of |= _hold_out(language, spoken, seed, wanted, frozenset(never_test))
+    kept, dropped = [], []
+    for utterance in utterances:
+        if utterance.id not in split_of:
+            kept.append(utterance)
+        elif (name := split_of[utterance.id]) is not None:
+            kept.append(utterance.model_copy(update={"split": name}))
+        else:
+            detail = f"{utterance.speaker} is held out, and enough clips of theirs are: nothing else is learned of them"
+            dropped.append(
+                Dropped(
+                    id=utterance.id,
+                    source=utterance.source,
+                    reason="held_out_speaker",
+                    detail=detail,
+                    by_source_rule=True,
+                )
+            )
+    return kept, dropped
+
+
+@dataclass
+class _Pool:
+    """What may be drawn from: the clips of each speaker who is not held out yet, and how often others say the same."""
+
+    seed: int
+    language: str
+    by_speaker: dict[str, list[Utterance]]
+    sentence_of: dict[str, str]
+    others: Counter[str]
+    """Sentence → clips of it by those who are not held out, or have no name."""
+
+
+def _hold_out(
+    language: str,
+    utterances: Sequence[Utterance],
+    seed: int,
+    wanted: Mapping[SplitName, int],
+    never_test: frozenset[str],
+) -> dict[str, SplitName | None]:
+    """Return the split of each clip of a held-out speaker, None if it is left out; nothing if nobody is held out."""
+    given = {utterance.split for utterance in utterances}
+    missing = {name: count for name, count in wanted.items() if count and name not in given}
+    free = [utterance for utterance in utterances if utterance.split is None]
+    if "test" not in missing and len(free) < sum(missing.values()):  # as `split` lends training clips to dev
+        free = [utterance for utterance in utterances if utterance.split in {None, "train"}]
+    by_speaker: defaultdict[str, list[Utterance]] = defaultdict(list)
+    for utterance in free:
+        if utterance.speaker is not None:
+            by_speaker[utterance.speaker].append(utterance)
+    if not missing or len(by_speaker) <= len(missing):  # one of them is to be learned from
+        return {}
+    sentence_of = sentences_of(list(utterances))
+    pool = _Pool(seed, language, dict(by_speaker), sentence_of, Counter(sentence_of.values()))
+    spare = round(MAX_LEFT_OUT * len(free))
+    split_of: dict[str, SplitName | None] = {}
+    for name, count in missing.items():
+        closed = {sentence_of[clip] for clip in never_test if clip in sentence_of} if name == "test" else set()
+        speakers, drawn = _draw_speakers(pool, name, count, closed, spare)
+        if not drawn or len(speakers) == len(pool.by_speaker):
+            return {}
+        for speaker in speakers:
+            clips = pool.by_speaker.pop(speaker)
+            split_of |= {clip.id: name if clip.id in drawn else None for clip in clips}
+            spare -= sum(clip.id not in drawn for clip in clips)
+    return split_of
+
+
+def _draw_speakers(
+    pool: _Pool, name: SplitName, count: int, closed: Collection[str], spare: int
+) -> tuple[list[str], set[str]]:
+    """Return speakers, and the ids of so many clips of theirs that say what nobody else says; no ids if it fails."""
+
+    def order(speaker: str) -> tuple[int, bytes]:
+        n_clips = len(pool.by_speaker[speaker])
+        drawn_by = f"{name}:{pool.seed}:{pool.language}:{speaker}"
+        return n_clips if n_clips > count else 0, hashlib.sha256(drawn_by.encode()).digest()
+
+    speakers: list[str] = []
+    theirs: defaultdict[str, list[Utterance]] = defaultdict(list)
+    n_theirs = n_alone = 0
+    for speaker in sorted(pool.by_speaker, key=order):
+        speakers.append(speaker)
+        for clip in pool.by_speaker[speaker]:
+            sentence = pool.sentence_of[clip.id]
+            theirs[sentence].append(clip)
+            pool.others[sentence] -= 1
+            n_theirs += 1
+            if pool.others[sentence] == 0 and sentence not in closed:
+                n_alone += len(theirs[sentence])
+        if n_theirs - count > spare:
+            break
+        if n_alone >= count:
+            alone = {one: clips for one, clips in theirs.items() if pool.others[one] == 0 and one not in closed}
+            ordered = in_order(alone, pool.seed, pool.language, name)
+            drawn = {clip.id for sentence in draw(ordered, alone, count, ()) for clip in alone[sentence]}
+            if len(drawn) == count:
+                return speakers, drawn
+    return speakers, set()
