@@ -17,6 +17,7 @@ from training.command_gate import gate_command
 from training.command_line import (
     REGISTRY,
     RUNS,
+    AcceptOption,
     BaseOption,
     ConfigOption,
     FolderOption,
@@ -29,7 +30,7 @@ from training.command_line import (
     interruptible,
     read_settings,
 )
-from training.command_lint import lint_command
+from training.command_lint import REFUSED, check_codes, lint_command
 from training.command_push import push
 from training.command_retrain import retrain_command, schedule_command
 from training.command_space import space_command
@@ -77,10 +78,14 @@ def run_command(
     base: BaseOption = None,
     max_steps: StepsOption = None,
     minutes: MinutesOption = None,
+    accept: AcceptOption = None,
     registry: RegistryOption = REGISTRY,
     runs: RunsOption = RUNS,
 ) -> None:
     """Fine-tune on a folder or a recipe, publish the version, and promote it if the gate lets it through.
+
+    Data are checked first (`lint`, without the base's ear). Exit status 0: promoted; 3: refused, by lint before
+    anything is trained, or by the gate; 4: too few clips to decide; 1: an error.
 
     For example:
 
@@ -93,12 +98,20 @@ def run_command(
         with interruptible():
             follow()
         return
+    check_codes(accept or [])
     from training.gate import exit_status
+    from training.lint.report import LintError
     from training.run import run  # torch takes seconds to import: not for --help, nor for a typing error
 
     shell = Shell()
     with interruptible(), leading():
-        outcome = run(settings, Registry(registry), runs, say=shell.say, progress=shell.progress)
+        try:
+            outcome = run(
+                settings, Registry(registry), runs, say=shell.say, progress=shell.progress, accept=accept or ()
+            )
+        except LintError as error:
+            shell.say(f"refused: {error}")
+            raise typer.Exit(REFUSED) from None
     if not outcome.promoted:
         raise typer.Exit(exit_status(outcome.verdict))
 

@@ -51,6 +51,7 @@ def gate_command(
     from training.command_evaluate import one_of
     from training.gate import exit_status
     from training.refusals import data_fingerprint, of_changed_recipe
+    from training.run import logs_of
     from training.shell import Shell
     from training.testset import read_clips, read_guard
 
@@ -94,7 +95,7 @@ def gate_command(
     if force and reason:
         contest = contests.force(contest, reason.strip())
     pages = runs / "gates" / f"{challenger.name}-{challenger.id}-vs-{rival.name}-{rival.id}"
-    verdict_file = contests.keep(contest, store, data, pages)
+    verdict_file = contests.keep(contest, store, data, pages, logs_of(challenger, runs))
     verdict = contest.verdict
     if as_json:
         print(verdict.model_dump_json(indent=2))  # noqa: T201

@@ -20,6 +20,9 @@ BaseOption = Annotated[
 ]
 StepsOption = Annotated[int | None, typer.Option(help="Optimiser steps at most.")]
 MinutesOption = Annotated[float | None, typer.Option(help="Minutes of training at most.")]
+AcceptOption = Annotated[
+    list[str] | None, typer.Option(help="Code of an error of lint that is to be a warning; once for each.")
+]
 RegistryOption = Annotated[
     Path, typer.Option("--registry", envvar="WHISPERLOOP_REGISTRY", help="Folder of the model registry.")
 ]

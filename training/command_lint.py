@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from registry import Registry
+from training.command_line import AcceptOption
 from training.config import ConfigError, TrainingConfig, make_config, read_config
 from training.shell import Shell
 
@@ -28,7 +29,7 @@ def lint_command(
     detect: Annotated[
         float | None, typer.Option(min=0.0001, max=1, help="Difference in WER that the test set must be able to show.")
     ] = None,
-    accept: Annotated[list[str] | None, typer.Option(help="Code of an error that is to be a warning; repeat.")] = None,
+    accept: AcceptOption = None,
     probe: Annotated[bool, typer.Option("--probe", help="Time real training steps rather than estimate them.")] = False,
     price_per_hour: Annotated[float | None, typer.Option(min=0, help="Of the machine that will train.")] = None,
     json_file: Annotated[

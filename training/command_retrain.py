@@ -11,6 +11,7 @@ from registry import Registry
 from training.command_line import (
     REGISTRY,
     RUNS,
+    AcceptOption,
     BaseOption,
     ConfigOption,
     FolderOption,
@@ -51,9 +52,7 @@ def retrain_command(
     promote: Annotated[
         bool, typer.Option("--promote/--no-promote", help="Move production if the gate lets it through.")
     ] = True,
-    accept: Annotated[
-        list[str] | None, typer.Option(help="Code of an error of lint that is to be a warning; once for each.")
-    ] = None,
+    accept: AcceptOption = None,
     webhook: Annotated[
         str | None, typer.Option(envvar="WHISPERLOOP_RETRAIN_WEBHOOK", help="Address that gets a report by POST.")
     ] = None,
@@ -161,35 +160,24 @@ def _turn(
     settings: TrainingConfig, store: Registry, runs: Path, shell: Shell, *, accept: Sequence[str], may_promote: bool
 ) -> "Turn":
     """Lint, train, judge, and promote if that may be."""
-    from speech.tokens import WhisperTokenizer
-    from training.lint.lint import lint
-    from training.prepare import prepare
+    from training.lint.report import LintError
     from training.retrain import Turn
-    from training.run import resolve_base, run
+    from training.run import run
 
-    base = resolve_base(settings.base, store, shell.say)
-    tokenizer = WhisperTokenizer.from_folder(base.path)
-    data = prepare(settings, tokenizer, runs / "data")
-    report = lint(
-        data.utterances,
-        data.report.dropped,
-        tokenizer=tokenizer,
-        accept=accept,
-        seed=settings.seed,
-        progress=shell.progress,
-    )
-    for error in report.errors:
-        shell.say(f"error {error.line}")
-    for warning in report.warnings:
-        if warning.code.endswith(
-            "_across_splits"
-        ):  # a gain on what was all but learned is none: who reads of it is told
-            shell.say(f"warning {warning.line}")
-    if report.errors:
-        codes = ", ".join(sorted({error.code for error in report.errors}))
-        mend = "python -m training lint shows them; --accept CODE lets one pass"
-        return Turn(result="lint", detail=f"{len(report.errors)} errors in the data ({codes}): {mend}")
-    return came_to(run(settings, store, runs, say=shell.say, progress=shell.progress, may_promote=may_promote), store)
+    try:
+        outcome = run(
+            settings,
+            store,
+            runs,
+            say=shell.say,
+            progress=shell.progress,
+            accept=accept,
+            unattended=True,
+            may_promote=may_promote,
+        )
+    except LintError as error:
+        return Turn(result="lint", detail=str(error))
+    return came_to(outcome, store)
 
 
 def came_to(outcome: "Outcome", store: Registry) -> "Turn":

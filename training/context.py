@@ -71,6 +71,11 @@ class Trial(BaseModel):
         parts = self.by_length | self.by_language
         return [name for name, cost in parts.items() if cost.clips >= MIN_CLIPS and not cost.is_shown]
 
+    @property
+    def unjudged(self) -> list[str]:
+        """Length buckets and languages that have too few clips to be judged alone."""
+        return [name for name, cost in (self.by_length | self.by_language).items() if cost.clips < MIN_CLIPS]
+
 
 class Evidence(BaseModel):
     """Every margin that was tried, up to the first that holds."""
@@ -103,6 +108,8 @@ class Evidence(BaseModel):
             f"On {last.all.clips} dev clips, WER is {last.all.wer_full:.3f} at 30 s and {last.all.wer_elastic:.3f} "
             f"elastic; at least {MIN_CLIPS} clips must show that elastic costs no more than {MAX_ELASTIC_LOSS:g}"
         )
+        if last.unjudged:
+            found += f" (too few to judge them alone: {', '.join(last.unjudged)})"
         if last.holds:
             return f"context: elastic, margin {last.margin}. {found}"
         costly = f" (too costly in {', '.join(last.costly)})" if last.costly else ""

@@ -29,11 +29,20 @@ from training.gate import Verdict
 from training.interpolate import choose_alpha
 from training.learned import unseen
 from training.learning_rate import unusual
+from training.lint.codes import CODES
+from training.lint.lint import lint
+from training.lint.report import LintError, LintReport
 from training.measure import DECODING, score
 from training.prepare import Data, prepare
 from training.publish import TEST_HYPOTHESES, publish_version
 from training.shell import StepError
 from training.testset import guards_of
+
+TOLD = frozenset(code for code in CODES if code.endswith("_across_splits")) | {"two_speakers", "trained_guard"}
+"""Warnings of lint that a run tells: a gain on what was all but learned is none."""
+
+LOGS = "logs"
+"""TensorBoard's files, in a run's folder."""
 
 _OUTCOMES = {
     "promote": "promoted to production",
@@ -63,7 +72,8 @@ def run(
     say: Callable[[str], None],
     progress: Progress,
     guards: Mapping[str, Sequence[Utterance]] | None = None,
-    lint_errors: Sequence[str] = (),
+    accept: Sequence[str] = (),
+    unattended: bool = False,
     may_promote: bool = True,
 ) -> Outcome:
     """Train a candidate, publish it, and promote it if the gate lets it through.
@@ -75,13 +85,15 @@ def run(
         say: called with one line at each stage.
         progress: shows how far a stage is.
         guards: other speech on which the candidate must not be worse, by name.
-        lint_errors: what lint found wrong with the data; the gate refuses with any.
+        accept: codes of lint's errors that are to be warnings.
+        unattended: rows that cannot be used are errors of lint, too: nobody is there to read that they were left out.
         may_promote: False leaves production alone whatever the gate says.
 
     Raises:
         RegistryError: the base or production is missing or damaged.
         ConfigError: config and data do not go together, or the base is no Whisper that can be trained.
         TooManyDroppedError: too many rows are faulty.
+        LintError: lint finds errors in the data; nothing was trained.
         StepError: another process runs in the run's folder.
     """
     base = resolve_base(config.base, registry, say)
@@ -100,7 +112,14 @@ def run(
     # Two processes in it would seal the one's weights with the other's figures.
     busy = StepError(f"another process runs in {folder}: wait until it has ended, or stop it")
     with alone_in(folder, busy):
-        return _run(config, registry, runs, base, data, folder, say, progress, guards, lint_errors, may_promote)
+        write_manifest(folder / "manifest.jsonl", data.utterances)
+        if data.replay or data.guards:
+            write_manifest(folder / "general.jsonl", [*data.replay, *data.guards])
+        data.report.write(folder / "data-report.json")
+        if data.report.dropped:
+            say(f"each clip that was left out, and why: {folder / 'data-report.json'}")
+        _lint(data, tokenizer, accept, unattended, config.seed, folder, say, progress)
+        return _run(config, registry, runs, base, data, folder, say, progress, guards, may_promote)
 
 
 def _run(
@@ -113,16 +132,8 @@ def _run(
     say: Callable[[str], None],
     progress: Progress,
     guards: Mapping[str, Sequence[Utterance]] | None,
-    lint_errors: Sequence[str],
     may_promote: bool,
 ) -> Outcome:
-    write_manifest(folder / "manifest.jsonl", data.utterances)
-    if data.replay or data.guards:
-        write_manifest(folder / "general.jsonl", [*data.replay, *data.guards])
-    data.report.write(folder / "data-report.json")
-    if data.report.dropped:
-        say(f"each clip that was left out, and why: {folder / 'data-report.json'}")
-
     against = _against(config, registry, base, folder)
     registry.verify(against)
     test = data.of("test")
@@ -164,7 +175,6 @@ def _run(
         say=say,
         progress=progress,
         known={measured.ref: before, version.ref: after},
-        refusals=[f"lint: {error}" for error in lint_errors],
         looks=looks_at(registry, version, test),
     )
     promoted = decide(registry, contest, judged, folder, may_promote=may_promote)
@@ -181,6 +191,36 @@ def _run(
     return Outcome(version, verdict, promoted, contest.test, contest.before, contest.after, folder)
 
 
+def _lint(
+    data: Data,
+    tokenizer: WhisperTokenizer,
+    accept: Sequence[str],
+    unattended: bool,
+    seed: int,
+    folder: Path,
+    say: Callable[[str], None],
+    progress: Progress,
+) -> None:
+    """Refuse faulty data before anything is spent on them; the base does not listen. What passed is not read again.
+
+    Raises:
+        LintError: there are errors.
+    """
+    kept = folder / "lint.json"
+    report = LintReport.model_validate_json(kept.read_text(encoding="utf-8")) if kept.is_file() else None
+    if report is None or report.errors or unattended:
+        rows = [row for row in data.report.dropped if unattended or row.by_source_rule]
+        report = lint(data.utterances, rows, tokenizer=tokenizer, accept=accept, seed=seed, progress=progress)
+        report.write(kept)
+    for error in report.errors:
+        say(f"error {error.line}")
+    for warning in report.warnings:
+        if warning.accepted or warning.code in TOLD:
+            say(f"warning {warning.line}")
+    if report.errors:
+        raise LintError(report)
+
+
 def resolve_base(reference: str, registry: Registry, say: Callable[[str], None]) -> Version:
     """Find the base in the registry; a `hub:` reference is imported first, as `python -m registry import` does it."""
     if not reference.startswith("hub:"):
@@ -195,7 +235,7 @@ def decide(registry: Registry, contest: Contest, data: TestSet, folder: Path, *,
     production = _production(version.name, registry)
     if production is not None and production.id == version.id:
         return True  # an earlier run of the same was promoted
-    verdict_file = keep(contest, registry, data, folder, folder / "logs")
+    verdict_file = keep(contest, registry, data, folder, folder / LOGS)
     candidate = registry.alias(version.name, "candidate")
     if candidate is None or candidate.version != version.id:
         expected = None if candidate is None else candidate.version
@@ -251,6 +291,14 @@ def _heard(version: Version, test: list[Utterance], folder: Path, cache: Path, p
 def _production(name: str, registry: Registry) -> Version | None:
     alias = registry.alias(name, "production") if name in registry.models() else None
     return None if alias is None else registry.version(name, alias.version)
+
+
+def logs_of(version: Version, runs: Path) -> Path | None:
+    """Return the logs of the run that a version came of, for its curves; None if it was made elsewhere."""
+    for published in sorted((runs / "training").glob(f"{version.name}-*/published.json")):
+        if json.loads(published.read_text(encoding="utf-8"))["ref"] == version.ref:
+            return published.parent / LOGS
+    return None
 
 
 def run_key(config: TrainingConfig, base: Version, data: Data) -> str:

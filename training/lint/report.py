@@ -227,3 +227,14 @@ class LintReport(_Frozen):
         temporary = path.with_name(path.name + ".tmp")
         temporary.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
         temporary.replace(path)
+
+
+class LintError(Exception):
+    """Data have errors, and nothing was trained; the report holds them."""
+
+    def __init__(self, report: LintReport) -> None:
+        """Name the codes, and what can be done."""
+        codes = ", ".join(sorted({error.code for error in report.errors}))
+        mend = "python -m training lint shows them; --accept CODE lets one pass"
+        super().__init__(f"{len(report.errors)} errors in the data ({codes}): {mend}")
+        self.report = report

@@ -234,8 +234,8 @@ def test_a_test_that_was_trained_on_is_refused(contest, clips):
     assert held.verdict.decision == "refuse"
 
 
-def test_lints_errors_are_refused(registry, clips, tmp_path):
-    """What lint found wrong with the data is a reason to refuse, and stands among the others."""
+def test_what_the_caller_knows_is_refused(registry, clips, tmp_path):
+    """That a recipe's data have changed, say, is a reason to refuse, and stands among the others."""
     _, old, new = registry
     utterances, folder = clips
     data = TestSet(utterances, folder, {}, [])
@@ -250,10 +250,10 @@ def test_lints_errors_are_refused(registry, clips, tmp_path):
         say=lambda _: None,
         progress=progress,
         known={old.ref: said(utterances, 3), new.ref: said(utterances, 1)},
-        refusals=["lint: 3 clips have no audio"],
+        refusals=["the recipe's data have changed"],
     )
     assert held.verdict.decision == "refuse"
-    assert "refused: lint: 3 clips have no audio" in held.verdict.reasons
+    assert "refused: the recipe's data have changed" in held.verdict.reasons
 
 
 def test_what_is_not_known_of_the_data_is_said(contest):

@@ -112,6 +112,8 @@ def test_what_only_one_language_pays_is_found():
     assert "for no margin up to 32 holds (too costly in ru). On 416 dev clips" in Evidence(trials=(trial,)).describe()
     few = tried(mixed(MIN_CLIPS - 1), wrong={0})
     assert (few.by_language["ru"].clips, few.by_language["ru"].is_shown, few.holds) == (MIN_CLIPS - 1, False, True)
+    assert Evidence(trials=(few,)).describe().endswith("(too few to judge them alone: ru)")
+    assert "too few" not in Evidence(trials=(trial,)).describe()
 
 
 def test_a_trial_of_before_languages_were_judged_is_read():

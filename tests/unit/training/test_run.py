@@ -1,17 +1,20 @@
 """What a run is known by, and what it takes from before: what changes its result makes another run of it."""
 
 import json
+import wave
 from contextlib import nullcontext
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from training.config import ConfigError, make_config
 from training.evaluate import Hypothesis, write_hypotheses
+from training.lint.report import LintError
 from training.measure import DECODING
-from training.prepare import Data
+from training.prepare import Data, prepare
 from training.publish import TEST_HYPOTHESES
-from training.run import _heard, run_key
+from training.run import _heard, _lint, logs_of, run_key
 
 RECIPE = {"sources": [{"kind": "folder", "path": "clips"}]}
 BASE = SimpleNamespace(ref="tiny@v1", manifest_sha256=lambda: "0" * 64)
@@ -71,3 +74,66 @@ def test_a_finished_run_is_judged_as_it_is_heard_today(tmp_path, monkeypatch, de
     (tmp_path / "metrics.json").write_text(json.dumps({"test": test}))
     monkeypatch.setattr("training.run.score", lambda *_: SimpleNamespace(hypotheses=heard("now")))
     assert _heard(SimpleNamespace(path=tmp_path), [], tmp_path, tmp_path, nullcontext) == heard(text)
+
+
+@pytest.fixture
+def faulty(tokenizer, tmp_path):
+    """Return data with speakers in train and held out, and a row without a file."""
+    rows = ["file_name,text,speaker,split"]
+    for n in range(60):
+        name = f"{n}.wav"
+        with wave.open(str(tmp_path / name), "wb") as file:
+            file.setparams((1, 2, 16_000, 0, "NONE", ""))
+            file.writeframes(np.random.default_rng(n).integers(-9000, 9000, 16_000).astype("<i2").tobytes())
+        rows.append(f"{name},frase numero {n},s{n % 3},{('train', 'train', 'train', 'dev', 'test')[n % 5]}")
+    (tmp_path / "metadata.csv").write_text("\n".join([*rows, "gone.wav,non trovata,s0,train"]) + "\n")
+    source = {"kind": "folder", "path": tmp_path, "language": "it"}
+    return prepare(make_config("x", {"sources": [source]}), tokenizer, tmp_path / "cache")
+
+
+def check(data, tokenizer, folder, accept=(), unattended=False):
+    """Lint as a run does; return what it said and what it went over."""
+    said, gone_over = [], []
+
+    def progress(what, total):
+        gone_over.append((what, total))
+        return nullcontext(lambda _count: None)
+
+    try:
+        _lint(data, tokenizer, accept, unattended, 1, folder, said.append, progress)
+    except LintError as error:
+        said.append(error)
+    return said, gone_over
+
+
+def test_faulty_data_are_refused_before_anything_is_trained(faulty, tokenizer, tmp_path):
+    """The errors are told with what to do, and so is how to go on in spite of them; that is told at each start."""
+    said, _ = check(faulty, tokenizer, tmp_path / "run")
+    assert said[0].startswith("error speaker_across_splits: it: ")
+    assert "To do: give splits that no speaker crosses" in said[0]
+    assert isinstance(said[-1], LintError)
+    assert str(said[-1]).startswith("1 errors in the data (speaker_across_splits): python -m training lint shows them")
+    told, gone_over = check(faulty, tokenizer, tmp_path / "run", accept=["speaker_across_splits"])
+    assert told[0].startswith("warning speaker_across_splits (accepted): it: ")
+    assert gone_over == [("reading the audio", 60)]
+    assert check(faulty, tokenizer, tmp_path / "run") == (told, [])  # a run that goes on does not read it all again
+
+
+def test_nobody_reads_at_night_what_was_left_out(faulty, tokenizer, tmp_path):
+    """A row without a file is left out and told by `run`, and stops `retrain`, also where a run passed before."""
+    accept = ["speaker_across_splits"]
+    assert not any("missing_file" in line for line in check(faulty, tokenizer, tmp_path, accept)[0])
+    said, _ = check(faulty, tokenizer, tmp_path, accept, unattended=True)
+    assert "(missing_file)" in str(said[-1])
+    said, _ = check(faulty, tokenizer, tmp_path, [*accept, "missing_file"], unattended=True)
+    assert not any(isinstance(line, LintError) for line in said)
+
+
+def test_a_versions_curves_are_found_by_its_run(tmp_path):
+    """Of the run that published it; a version that was imported has none."""
+    for name, ref in (("calls-1", "calls@a"), ("calls-2", "calls@b")):
+        (tmp_path / "training" / name).mkdir(parents=True)
+        (tmp_path / "training" / name / "published.json").write_text(json.dumps({"ref": ref}))
+    found = logs_of(SimpleNamespace(name="calls", ref="calls@b"), tmp_path)
+    assert found == tmp_path / "training" / "calls-2" / "logs"
+    assert logs_of(SimpleNamespace(name="calls", ref="calls@c"), tmp_path) is None

@@ -278,3 +278,24 @@ def test_failure_41_audio_is_decoded_beside_the_training(short_config, tmp_path)
     assert (arguments.dataloader_num_workers, arguments.dataloader_pin_memory) == (3, torch.cuda.is_available())
     shipped = {path.stem: read_config(path) for path in (Path(training.__file__).parent / "configs").glob("*.toml")}
     assert {name for name, config in shipped.items() if config.dataloader_workers == 0} == {"demo"}
+
+
+@pytest.mark.parametrize(
+    ("cuda", "on_gpu", "flags", "expected"),
+    [
+        (True, True, "", True),
+        (True, False, "avx512_bf16", False),
+        (False, True, "flags : avx512f avx512_bf16", True),
+        (False, True, "flags : avx512f", False),
+        (False, True, None, False),
+    ],
+)
+def test_bf16_is_used_where_the_device_multiplies_it(monkeypatch, tmp_path, cuda, on_gpu, flags, expected):
+    """An older GPU, a processor without the instructions, and a system without /proc would only be slowed by it."""
+    cpuinfo = tmp_path / "cpuinfo"
+    if flags is not None:
+        cpuinfo.write_text(flags)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: on_gpu and not including_emulation)
+    monkeypatch.setattr(finetune, "Path", lambda path: cpuinfo if path == "/proc/cpuinfo" else Path(path))
+    assert finetune.computes_in_bf16() is expected

@@ -290,8 +290,9 @@ def test_a_learning_rate_from_elsewhere_is_said(folder, tiny_registry, tmp_path,
         assert "learning_rate is" not in usual.output
 
 
-def test_what_lint_refuses_can_be_accepted_by_retraining(folder, tiny_registry, tmp_path, monkeypatch):
-    """Errors end each night's training with their codes; with the codes accepted, the same data are trained on."""
+@pytest.mark.parametrize("name", ["run", "retrain"])
+def test_what_lint_refuses_can_be_accepted(folder, tiny_registry, tmp_path, monkeypatch, name):
+    """Errors end each training with their codes before it begins; with the codes accepted, the same data are learned."""
     rows = (folder / "metadata.csv").read_text(encoding="utf-8").splitlines()
     shutil.copyfile(folder / "0.wav", folder / "11.wav")  # one recording in train and in test
     splits = ["split", *["train"] * 9, "dev", "test", "test"]
@@ -301,8 +302,8 @@ def test_what_lint_refuses_can_be_accepted_by_retraining(folder, tiny_registry, 
     def trained(*_args, **_options):
         raise StepError("it got as far as training")
 
-    monkeypatch.setattr("training.run.run", trained)
-    command = ["retrain", "--folder", str(folder), "--language", "it", "--base", "tiny@production"]
+    monkeypatch.setattr("training.run._run", trained)
+    command = [name, "--folder", str(folder), "--language", "it", "--base", "tiny@production"]
     command += ["--registry", str(tiny_registry.root), "--runs", str(tmp_path / "runs")]
     refused = CliRunner().invoke(app, command)
     assert refused.exit_code == 3, refused.output

@@ -9,7 +9,7 @@ import pytest
 
 from speech.audio import SAMPLE_RATE, decode_audio
 from training.data.report import Kept
-from training.lint.page import embed, mark_differences, render
+from training.lint.page import WORST, embed, mark_differences, render
 from training.lint.report import Cost, LintReport, Power, Suspect, finding
 
 EVIL = "<script>alert('x')</script> & \"io\""
@@ -115,3 +115,17 @@ def test_an_empty_hypothesis_is_said(report, utterance):
     silent = report.model_copy(update={"suspects": (report.suspects[0].model_copy(update={"hypothesis": ""}),)})
     page = render(silent, {f"a{EVIL}": utterance("a", "Uno.")}, lambda _: np.zeros(1600, np.float32))
     assert "<em>nothing</em>" in page
+
+
+def test_the_worst_hundred_have_a_player(report, utterance):
+    """Of more, the first are shown, who are the surest to be wrong: nobody listens to a thousand clips on one page."""
+    names = [f"clip-{n:03}" for n in range(WORST + 20)]
+    suspects = tuple(report.suspects[0].model_copy(update={"id": name}) for name in names)
+    html = render(
+        report.model_copy(update={"suspects": suspects}),
+        {name: utterance(name, "una frase") for name in names},
+        lambda _: np.zeros(1600, np.float32),
+    )
+    assert html.count("<audio") == WORST == 100
+    assert names[WORST - 1] in html
+    assert names[WORST] not in html
