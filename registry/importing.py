@@ -41,6 +41,7 @@ def import_model(source: str, name: str | None, registry: Registry) -> Version:
     """Make a Whisper model from elsewhere a version: checkpoint, CTranslate2 export, provenance.
 
     What was pushed from a registry is taken in as it was published: its name, its id, its manifest to the byte.
+    It takes minutes, and says on stderr how far it is.
 
     Args:
         source: A transformers or CTranslate2 folder, or ``hub:org/name@revision``.
@@ -64,7 +65,8 @@ def import_model(source: str, name: str | None, registry: Registry) -> Version:
     with tempfile.TemporaryDirectory(prefix="whisperloop-import-") as temporary:
         work = Path(temporary)
         if source.startswith("hub:"):
-            folder = download_snapshot(reference, work / "download", commit).folder
+            with report.stage(f"downloading {reference}"):
+                folder = download_snapshot(reference, work / "download", commit).folder
             return _convert(folder, str(reference), commit.id, check_name(name or default_name(source)), registry)
         folder = Path(source).resolve()
         if not folder.is_dir():
@@ -92,12 +94,14 @@ def _take_in(
     from speech import checkpoint
 
     with tempfile.TemporaryDirectory(prefix="whisperloop-import-") as temporary:
-        snapshot = download_snapshot(reference, Path(temporary) / "download", commit)
+        with report.stage(f"downloading {reference}"):
+            snapshot = download_snapshot(reference, Path(temporary) / "download", commit)
         try:
             checkpoint.check_checkpoint(snapshot.folder)
         except checkpoint.CheckpointError as error:
             raise RegistryError(f"cannot import {reference}: {error}") from error
         copy = Copy(repo=reference.repo, commit=snapshot.commit, absent=snapshot.absent)
+        report.say(f"taking in {ref}: {report.megabytes(manifest.size)}")
         try:
             with report.bar("taking in", 2 * manifest.size) as progress:
                 return registry.adopt(snapshot.folder, copy, progress=progress)
@@ -127,10 +131,12 @@ def _convert(folder: Path, label: str, commit: str | None, name: str, registry: 
 
     is_ctranslate2 = convert.is_ctranslate2(folder)
     weights = [folder / "model.bin"] if is_ctranslate2 else folder.glob("*.safetensors")
+    with report.stage(f"reading {label}"):
+        hashes: dict[str, JsonValue] = {path.name: hash_file(path) for path in sorted(weights)}
     provenance: dict[str, JsonValue] = {
         "source": label,
         "commit": commit,
-        "weights_sha256": {path.name: hash_file(path) for path in sorted(weights)},
+        "weights_sha256": hashes,
         "packages": {
             package: importlib.metadata.version(package) for package in ("ctranslate2", "numpy", "safetensors")
         },
@@ -138,19 +144,28 @@ def _convert(folder: Path, label: str, commit: str | None, name: str, registry: 
     with tempfile.TemporaryDirectory(prefix="whisperloop-import-") as temporary:
         staged = Path(temporary) / "version"
         try:
-            if is_ctranslate2:
-                convert.checkpoint_from_ctranslate2(folder, staged)
-            else:
-                checkpoint.check_checkpoint(folder)
-                staged.mkdir()
-                for file in checkpoint.checkpoint_files(folder):
-                    shutil.copyfile(file, staged / file.name)
-                checkpoint.complete_generation_config(staged)
-            convert.export_ctranslate2(staged, staged / "ctranslate2")
+            with report.stage("making its checkpoint" if is_ctranslate2 else "checking its checkpoint"):
+                if is_ctranslate2:
+                    convert.checkpoint_from_ctranslate2(folder, staged)
+                else:
+                    _copy_checkpoint(folder, staged)
+            with report.stage("making its CTranslate2 export"):
+                convert.export_ctranslate2(staged, staged / "ctranslate2")
         except checkpoint.CheckpointError as error:
             raise RegistryError(f"cannot import {label}: {error}") from error
         (staged / "provenance.json").write_bytes(to_json(provenance))
 
         size = sum(path.stat().st_size for path in staged.rglob("*") if path.is_file())
+        report.say(f"publishing {name}: {report.megabytes(size)}")
         with report.bar("publishing", 3 * size) as progress:
             return registry.publish(name, staged, context={"elastic": False, "margin": 0}, progress=progress)
+
+
+def _copy_checkpoint(folder: Path, staged: Path) -> None:
+    from speech import checkpoint
+
+    checkpoint.check_checkpoint(folder)
+    staged.mkdir()
+    for file in checkpoint.checkpoint_files(folder):
+        shutil.copyfile(file, staged / file.name)
+    checkpoint.complete_generation_config(staged)

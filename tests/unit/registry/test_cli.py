@@ -50,7 +50,18 @@ def test_an_import_offers_short_context(run, tiny):
     status, reference, offered = run("import", str(tiny.checkpoint), "--name", "mine")
     assert status == 0
     assert f"python -m training elasticize {reference.strip()} --audio FOLDER" in offered
-    assert run("import", str(tiny.checkpoint), "--name", "mine") == (0, f"{reference.strip()} is already there\n", "")
+    status, again, offered = run("import", str(tiny.checkpoint), "--name", "mine")
+    assert (status, again) == (0, f"{reference.strip()} is already there\n")
+    assert "elasticize" not in offered
+
+
+def test_an_import_says_what_it_does(run, tiny):
+    """A line a stage, beside the answer, as a container's first start is read by its log; whatever is imported."""
+    told = [run("import", str(folder), "--name", "mine")[2].splitlines() for folder in (tiny.checkpoint, tiny.export)]
+    stages = [[line.partition(" ")[0] for line in lines] for lines in told]
+    assert stages[0][:4] == ["reading", "checking", "making", "publishing"]
+    assert stages[1][:4] == ["reading", "making", "making", "publishing"]
+    assert told[0][0] == f"reading {tiny.checkpoint.name}"
 
 
 def test_list_shows_damage_and_goes_on(run, two):
