@@ -72,7 +72,10 @@ def export(
     key: KeyOption = None,
     language: LanguageOption = None,
 ) -> None:
-    """Write FLAC files and metadata.jsonl, as in audiofolder: python -m training run --folder FOLDER.
+    """Write FLAC files and metadata.jsonl, as in audiofolder, to learn from elsewhere: a source of a training recipe.
+
+    Each row is given for training (split), and nothing is judged by it. So the recipe names other speech in the same
+    language beside it, as a source with use = "test"; without that, training refuses the folder.
 
     For example:
 

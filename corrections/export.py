@@ -1,4 +1,7 @@
-"""Corrections as files: a folder in the form of Hugging Face's audiofolder, which every trainer reads."""
+"""Corrections as files: a folder in the form of Hugging Face's audiofolder, which every trainer reads.
+
+Each row is given for training: a correction is what a model got wrong, and is never judged by, wherever it goes.
+"""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -20,7 +23,9 @@ def metadata(correction: Correction) -> dict[str, Any]:
     return {
         "file_name": file_name(correction),
         "text": correction.correction,
+        "no_speech": not correction.correction,
         "language": correction.language,
+        "split": "train",  # else, the trainer that reads the folder would draw a test set from it
         "hypothesis": correction.hypothesis,
         "model": correction.model,
         "speaker": correction.speaker,

@@ -36,14 +36,14 @@ def test_what_is_there_is_shown(run, rows):
 
 
 def test_an_exported_folder_is_one_to_train_on(run, rows, store, tmp_path):
-    """Every clip with its correction, as audiofolder has it, and our own source reads it."""
+    """Every clip with its correction, as audiofolder has it, given for training; and our own source reads it so."""
     done = run("export", tmp_path / "out")
     assert (done.exit_code, done.output) == (0, f"3 clips are in {tmp_path / 'out'}\n")
     lines = [json.loads(line) for line in (tmp_path / "out" / "metadata.jsonl").read_text().splitlines()]
     assert [line["text"] for line in lines] == ["giusto 0", "giusto 1", "giusto 2"]
     utterances, dropped = read_folder(tmp_path / "out", language="it")
     assert dropped == []
-    assert [one.text for one in utterances] == ["giusto 0", "giusto 1", "giusto 2"]
+    assert [(one.text, one.split) for one in utterances] == [(f"giusto {i}", "train") for i in range(3)]
     assert decode_audio(tmp_path / "out" / lines[1]["file_name"]).size == 16_001
     assert not list((tmp_path / "out").rglob("*.part"))
     assert store.count().clips == len(rows)

@@ -23,6 +23,9 @@ from training.data.sources.rows import (
     locate,
 )
 
+NO_SPEECH = "no_speech"
+"""Column of what nobody speaks in; what is written there for yes is `true`, in any case, `1` or `yes`."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -138,7 +141,8 @@ def _read_jsonl(path: Path) -> _Metadata:
             lines.append(_Line(number, {}, "no JSON object"))
             continue
         columns |= dict.fromkeys(values)
-        lines.append(_Line(number, {key: str(value) for key, value in values.items() if _is_cell(value)}))
+        cells = {key: str(value) for key, value in values.items() if _is_cell(value) or key == NO_SPEECH}
+        lines.append(_Line(number, cells))
     return _Metadata(path, list(columns), lines)
 
 
@@ -167,6 +171,10 @@ def _to_row(root: Path, metadata: Path, line: _Line, text_column: str, language:
     if named_split and named_split not in SPLIT_NAMES:
         detail = f"{named_split!r} is none of {', '.join(SPLIT_NAMES)}"
         raise UnusableRowError("unknown_split", detail)
+    said, text = line.cells.get(NO_SPEECH, ""), line.cells.get(text_column, "").strip()
+    no_speech = said.lower() in {"true", "1", "yes"}
+    if no_speech and text:
+        raise UnusableRowError("malformed_row", f"{NO_SPEECH} is {said}, and yet it says {text!r}")
     path = locate(root, metadata.parent, name)
     clip = (metadata.parent / name).relative_to(root)
     folder = clip.parts[0] if len(clip.parts) > 1 else ""
@@ -174,7 +182,8 @@ def _to_row(root: Path, metadata: Path, line: _Line, text_column: str, language:
     return Row(
         id=f"{root.name}/{clip.as_posix()}",
         path=path,
-        text=line.cells.get(text_column, "").strip(),
+        text=text,
+        no_speech=no_speech,
         language=line.cells.get("language") or language,
         source=_source(root),
         speaker=next(speakers, None),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from corrections import CorrectionStore, New
+from corrections.export import write_folder
 from speech.flac import encode_flac
 from training.config import ConfigError, make_config
 from training.data.manifest import fingerprint, load_audio
@@ -28,6 +29,20 @@ def store(tmp_path):
 def source(tmp_path):
     """Return the source that reads it."""
     return CorrectionsSource(url=f"sqlite:///{tmp_path}/corrections.db")
+
+
+@pytest.fixture
+def others(tmp_path):
+    """Return a folder of eight clips that nobody corrected, as a source."""
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    rows = ["file_name,text"]
+    for i in range(8):
+        samples = np.random.default_rng(100 + i).integers(-9000, 9000, 16_000, dtype=np.int16)
+        (folder / f"{i}.flac").write_bytes(encode_flac(samples))
+        rows.append(f"{i}.flac,altro {i}")
+    (folder / "metadata.csv").write_text("\n".join(rows) + "\n")
+    return {"kind": "folder", "path": folder, "language": "it"}
 
 
 def keep(store, clip, text, **changes):
@@ -156,29 +171,44 @@ def test_what_may_not_be_asked_for(content, message):
         make_config("it.toml", content)
 
 
-def test_a_language_without_a_test_set_is_not_learned(store, source, tmp_path, tokenizer):
+def test_a_language_without_a_test_set_is_not_learned(store, source, others, tmp_path, tokenizer):
     """Nobody would see what it does: it is left out, and said to be; the rest is used."""
     for i in range(4):
         keep(store, i, f"corretto {i}")
     stray = keep(store, 9, "исправлено", language="ru")
-    folder = tmp_path / "clips"
-    folder.mkdir()
-    rows = ["file_name,text"]
-    for i in range(8):
-        samples = np.random.default_rng(100 + i).integers(-9000, 9000, 16_000, dtype=np.int16)
-        (folder / f"{i}.flac").write_bytes(encode_flac(samples))
-        rows.append(f"{i}.flac,altro {i}")
-    (folder / "metadata.csv").write_text("\n".join(rows) + "\n")
-    config = make_config(
-        "it.toml",
-        {
-            "sources": [source.model_dump(), {"kind": "folder", "path": folder, "language": "it"}],
-            "test_clips": 2,
-            "dev_clips": 2,
-        },
-    )
+    config = make_config("it.toml", {"sources": [source.model_dump(), others], "test_clips": 2, "dev_clips": 2})
     data = prepare(config, tokenizer, tmp_path / "cache")
     assert {one.language for one in data.utterances} == {"it"}
     assert [one.id for one in data.report.dropped if one.reason == "no_test_set"] == [f"corrections/{stray.id}"]
     assert all(one.source != "corrections" for one in data.of("test"))
     assert len(data.utterances) == 12
+
+
+@pytest.fixture
+def exported(store, tmp_path):
+    """Return the folder to which twelve corrections and a silence were exported; a recipe's `use` says nothing to it."""
+    for i in range(12):
+        keep(store, i, f"corretto {i}")
+    keep(store, 12, "")
+    folder = tmp_path / "corrected"
+    assert len(list(write_folder(store.all(), folder))) == 13
+    return {"kind": "folder", "path": folder, "use": "test"}
+
+
+def test_exported_corrections_alone_are_refused(exported, tokenizer, tmp_path):
+    """Failure: a fifth of an exported folder is drawn to judge by. All is for training, and what lacks is said."""
+    config = make_config("command line", {"sources": [exported]})
+    with pytest.raises(ConfigError, match=r'it: all clips are given for training .* recipe .*use = "test"'):
+        prepare(config, tokenizer, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("use", ["test", None])
+def test_exported_corrections_are_learned_and_never_judged_by(exported, others, tokenizer, tmp_path, use):
+    """Beside other speech, whether that is the test set or one is drawn from it, they are for training and choosing."""
+    config = make_config("it.toml", {"sources": [exported, others | {"use": use}]})
+    data = prepare(config, tokenizer, tmp_path / "cache")
+    assert data.report.dropped == ()
+    assert {one.source for one in data.of("test")} == {"folder:clips"}
+    assert {one.split for one in data.utterances if one.source == "folder:corrected"} <= {"train", "dev"}
+    assert len(data.utterances) == 21
+    assert [one.text for one in data.utterances if one.no_speech] == [""]

@@ -303,3 +303,19 @@ def test_a_csv_in_another_encoding_is_refused(tmp_path, write_wav):
     (tmp_path / "metadata.csv").write_bytes("file_name,text\na.wav,più\n".encode("latin-1"))
     with pytest.raises(SourceError, match="utf-8"):
         read_folder(tmp_path, language="it")
+
+
+@pytest.mark.parametrize("table", ["csv", "jsonl"])
+def test_silences_are_named_as_such(tmp_path, write_wav, table):
+    """A clip in which nobody speaks needs no text, and may have none; without its column, a missing text is a fault."""
+    said = {"a.wav": ("ciao", ""), "b.wav": ("", "true"), "c.wav": ("", ""), "d.wav": ("ciao", "1")}
+    for n, name in enumerate(said):
+        write_wav(tmp_path / name, 0.1 + n / 100)
+    if table == "csv":
+        write_csv(tmp_path, "file_name,text,no_speech", *(f"{name},{text},{no}" for name, (text, no) in said.items()))
+    else:
+        rows = [{"file_name": name, "text": text, "no_speech": bool(no)} for name, (text, no) in said.items()]
+        (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    utterances, dropped = read_folder(tmp_path, language="it")
+    assert [(u.text, u.no_speech) for u in utterances] == [("ciao", False), ("", True)]
+    assert sorted(row.reason for row in dropped) == ["empty_text", "malformed_row"]
