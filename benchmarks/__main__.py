@@ -34,7 +34,16 @@ def run_command(
     ] = None,
     runs: RunsOption = Path("runs"),
 ) -> None:
-    """Measure everything (half an hour on two cores); the same command goes on where it was interrupted."""
+    """Measure everything (half an hour on two cores); the same command goes on where it was interrupted.
+
+    For example:
+
+        python -m benchmarks run
+
+        python -m benchmarks run --only clip_latency --only long_file
+
+        python -m benchmarks run --model mine@production --fresh
+    """
     from benchmarks.run import run
 
     try:
@@ -60,6 +69,12 @@ def training_command(
     """Measure what each part of the training recipe is worth: minutes on a GPU, a day on two cores.
 
     Needs the demonstration's base model (`make demo`, once). The same command goes on where it was interrupted.
+
+    For example:
+
+        python -m benchmarks training
+
+        python -m benchmarks training --only parts --only folds --jobs 6
     """
     from benchmarks.recipe.run import run
 
@@ -68,7 +83,12 @@ def training_command(
 
 @app.command("report")
 def report_command(runs: RunsOption = Path("runs")) -> None:
-    """Write docs/benchmarks.md and its plots again, from benchmarks/results."""
+    """Write docs/benchmarks.md and its plots again, from benchmarks/results.
+
+    For example:
+
+        python -m benchmarks report
+    """
     from benchmarks.environment import peers_python
     from benchmarks.report import draw, report
 

@@ -30,7 +30,12 @@ app = typer.Typer(help=__doc__)
 
 @app.command()
 def measure(folder: Path, one: str = typer.Option("", hidden=True)) -> None:
-    """Print what a second of audio costs the encoder, and a step the decoder, both ways."""
+    """Print what a second of audio costs the encoder, and a step the decoder, both ways.
+
+    For example:
+
+        python -m benchmarks.allocator runs/registry/models/whisper/versions/ID/ctranslate2
+    """
     if not one:
         for way in ("returned", "kept"):
             subprocess.run([sys.executable, "-m", __spec__.name, str(folder), "--one", way], check=True)

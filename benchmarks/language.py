@@ -27,7 +27,12 @@ app = typer.Typer(help=__doc__)
 
 @app.command()
 def measure(runs: Path = Path("runs"), model: str = "whisper-base@candidate") -> None:
-    """Print for each length and threshold how many languages are told, and how many of them wrongly."""
+    """Print for each length and threshold how many languages are told, and how many of them wrongly.
+
+    For example:
+
+        python -m benchmarks.language --model whisper-base@candidate
+    """
     version = Registry(runs / "registry").resolve(model)
     engine = load_engine(version.path, ElasticContext(), device="cpu")
     root, folder = fetch(LANGUAGES, runs / "data" / "asterisk"), runs / "data" / "asterisk-audio"

@@ -30,7 +30,12 @@ app = typer.Typer(help=__doc__)
 
 @app.command()
 def measure(folder: Path, one: str = typer.Option("", hidden=True)) -> None:
-    """Print encoder time and time a token for each way."""
+    """Print encoder time and time a token for each way.
+
+    For example:
+
+        python -m benchmarks.threads runs/registry/models/whisper/versions/ID/ctranslate2
+    """
     if one:
         _one(folder, threads=int(one[0]), loader_ends=one[1] == "y", blas_alone=one[2] == "y")
         return

@@ -30,7 +30,12 @@ app = typer.Typer(help=__doc__)
 
 @app.command()
 def measure(runs: Path = Path("runs"), model: str = "whisper@production") -> None:
-    """Print the fastest of three rounds for each length of window and of batch."""
+    """Print the fastest of three rounds for each length of window and of batch.
+
+    For example:
+
+        python -m benchmarks.windows --model whisper@production
+    """
     version = Registry(runs / "registry").resolve(model)
     engine = load_engine(version.path, ElasticContext.from_manifest(version.manifest.context), device="cpu")
     with tempfile.TemporaryDirectory() as folder:

@@ -156,7 +156,14 @@ def measure(
     clips: Annotated[int, typer.Option(help="Clips of each language at most.")] = 100,
     timed: Annotated[int, typer.Option(help="Clips to take the time of, one a window.")] = 32,
 ) -> None:
-    """Print the table of errors, and the cost."""
+    """Print the table of errors, and the cost.
+
+    For example:
+
+        python -m benchmarks.words
+
+        python -m benchmarks.words --base whisper-base@candidate --noise 20 --noise 10 --clips 28
+    """
     store = Registry(registry or runs / "registry")
     version = store.resolve(model)
     with tempfile.TemporaryDirectory() as folder:

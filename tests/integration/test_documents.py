@@ -28,25 +28,42 @@ ADDRESS = "http://127.0.0.1:8000"
 WORD = "interno"  # of the clip
 N_CLIPS = 12  # of the folder that is looked through
 
-# What is not run here, and why; whoever adds a command to a page adds it to one of the two.
+# What is not run here, why, and which test shows it; whoever adds a command to a page adds it to one of the two.
 NOT_RUN = {
-    "make demo": "17 minutes: `make test-full`; a small one: tests/integration/test_loop.py",
-    "make loop-demo": "20 minutes: tests/integration/test_closed_loop.py, in `make test-full`",
-    "make test": "is what runs this",
-    "make setup": "has been run where this runs",
-    "make serve": "the service that is asked here runs as `make serve` starts it: tests/integration/test_service.py",
+    "make demo": (
+        "17 minutes, before `make test-full`; a small one: "
+        "tests/integration/test_loop.py::test_a_better_candidate_is_promoted"
+    ),
+    "make loop-demo": (
+        "8 to 15 minutes, in `make test-full`: tests/integration/test_closed_loop.py::test_a_corrected_service_learns"
+    ),
+    "make test": "is what runs tests/integration/test_documents.py::test_what_is_not_run_is_still_on_a_page",
+    "make setup": (
+        "has installed what runs tests/integration/test_documents.py::test_what_is_not_run_is_still_on_a_page"
+    ),
+    "make serve": (
+        "is `python -m service`, which is what is asked here: "
+        "tests/integration/test_loop.py::test_the_promoted_version_is_served"
+    ),
     "WHISPERLOOP_CORRECTIONS=sqlite:///runs/corrections.db make serve": (
-        "the service that is asked here is started with that: tests/unit/service/test_feedback.py"
+        "the service that is asked here is started with that: "
+        "tests/unit/service/test_feedback.py::test_a_correction_is_kept"
     ),
-    "docker compose up --detach": "wants an engine, and images: tests/containers/__main__.py",
-    "docker compose ps": "wants an engine: tests/containers/__main__.py",
+    "docker compose up --detach": "wants an engine, and images: tests/containers/__main__.py::up_from_nothing",
+    "docker compose ps": "wants an engine, which is waited for: tests/containers/__main__.py::up_from_nothing",
     ".venv/bin/python -m training run --folder my-speech --language it": (
-        "trains a thousand steps; a few: tests/integration/test_loop.py, tests/integration/test_training_command.py"
+        "trains a thousand steps; until it is interrupted: "
+        "tests/integration/test_training_command.py::test_a_signal_saves_and_says_how_to_go_on; to the end, a few: "
+        "tests/integration/test_training_command.py::test_the_whole_command_under_torchrun"
     ),
-    ".venv/bin/python -m training retrain --config it.toml": "as long: tests/unit/training/test_retrain.py",
-    ".venv/bin/python -m service bench --audio talk.wav": "a minute: tests/integration/test_command_line.py",
+    ".venv/bin/python -m training retrain --config it.toml": (
+        "as long; a few steps: tests/integration/test_loop.py::test_retraining_twice_is_one_retraining"
+    ),
+    ".venv/bin/python -m service bench --audio talk.wav": (
+        "a minute: tests/integration/test_command_line.py::test_bench_measures_this_machine"
+    ),
     "WHISPERLOOP_MODEL=hub:my-org/calls@production make serve": (
-        "a start with what was pushed: tests/integration/test_hub.py"
+        "a start with what was pushed: tests/integration/test_hub.py::test_the_service_serves_what_was_pushed"
     ),
 }
 EXIT_STATUSES = {"training lint": {0, 3}}  # 3: so few clips are too few, which is what lint is there to say
@@ -229,6 +246,11 @@ def test_what_is_not_run_is_still_on_a_page():
 
 @pytest.mark.parametrize("reason", [pytest.param(reason, id=command) for command, reason in NOT_RUN.items()])
 def test_a_reason_names_tests_that_are_there(reason):
-    """Where another test runs a command, that test exists."""
-    for path in re.findall(r"tests/[\w/]+\.py", reason):
-        assert (ROOT / path).is_file()
+    """What is not run here is shown by another test, which the reason names by file and function; both exist."""
+    named = re.findall(r"tests/\S*", reason)
+    assert named, "which test shows it?"
+    for one in named:
+        path, _, function = one.rstrip(";,").partition("::")
+        assert (ROOT / path).is_file(), one
+        written = (ROOT / path).read_text(encoding="utf-8")
+        assert re.search(rf"^ *(?:async )?def {re.escape(function)}\(", written, re.MULTILINE), one
