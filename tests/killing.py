@@ -6,6 +6,7 @@ torch is imported once; each run is a fork. A place is a count, so that a seed c
 
     {}                         nowhere; the calls are counted
     {"calls": n}               kill at the n-th call of a function, Python's or C's
+    {"reading": n}             kill at the n-th call while the data are read
     {"saving": n}              kill at the n-th call within the saving of checkpoints
     {"files": n}               kill as soon as the folder of a checkpoint holds n files
     {"bytes": n, "step": s}    after step s, kill in the middle of a write: at byte n of a file
@@ -39,16 +40,19 @@ class Calls:
 
     def __init__(self, place):
         self.place = place
-        self.calls = self.saving = 0
+        self.calls = self.reading = self.saving = 0
+        self.reads = False
         self.folder = None  # of the checkpoint that is being saved
 
     def count(self, frame, event, argument):
         """Count one."""
         self.calls += 1
+        self.reading += self.reads
         self.saving += self.folder is not None
         files = self.place.get("files")
         if (
             self.calls == self.place.get("calls")
+            or self.reading == self.place.get("reading", -1)
             or self.saving == self.place.get("saving", -1)
             or (files and self.folder and self.folder.is_dir() and len(os.listdir(self.folder)) >= files)  # noqa: PTH208
         ):
@@ -103,11 +107,14 @@ def one_run(plan, run, place):
         calls.watch()
     base = Path(plan["base"])
     config = make_config("test", plan["config"])
-    data = prepare(config, WhisperTokenizer.from_folder(base), run / "data")
+    tokenizer = WhisperTokenizer.from_folder(base)
+    calls.reads = True
+    data = prepare(config, tokenizer, run / "data")
+    calls.reads = False
     write_manifest(run / "manifest.jsonl", data.utterances)
     fine_tune(config, base, data.of("train"), data.of("dev"), run, run)
     sys.setprofile(None)
-    return {"calls": calls.calls, "saving": calls.saving}
+    return {"calls": calls.calls, "reading": calls.reading, "saving": calls.saving}
 
 
 def forked(plan, run, place):

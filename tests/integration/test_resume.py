@@ -11,7 +11,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from datasets import Audio, Features, Value
 
 from training.checkpoints import last_checkpoint
 
@@ -60,8 +63,9 @@ def random_base(tiny, tmp_path_factory):
 def runs(folder, random_base):
     """Return the function that makes runs, in a program of its own, and gives what became of each."""
 
-    def make(places, *, base=random_base, speech=folder, threads=1, **settings):
-        config = {**SHORT, **settings, "sources": [{"kind": "folder", "path": str(speech), "language": "it"}]}
+    def make(places, *, base=random_base, speech=folder, source=None, threads=1, **settings):
+        source = source or {"kind": "folder", "path": str(speech), "language": "it"}
+        config = {**SHORT, **settings, "sources": [source]}
         plan = {"base": str(base), "threads": threads, "config": config}
         plan["runs"] = [[str(run), place] for run, place in places]
         done = subprocess.run(
@@ -157,6 +161,40 @@ def test_killed_at_twenty_random_places(runs, clean, tmp_path):
     places += [{"bytes": int(draw.integers(10_000, 300_000)), "step": int(draw.integers(1, 5))} for _ in range(2)]
     ends = end_and_go_on(runs, run, tmp_path, places)
     assert [end["signal"] for end in ends] == [signal.SIGKILL] * 18 + [signal.SIGXFSZ] * 2
+
+
+@pytest.fixture
+def streamed(folder, tmp_path):
+    """Return the clips of noise as a data set of the Hub that is streamed, each split from two shards."""
+    features = Features({"audio": Audio(sampling_rate=16_000), "text": Value("string")})
+    with (folder / "metadata.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    (tmp_path / "set" / "data").mkdir(parents=True)
+    for split, name in (("train", "train"), ("dev", "validation"), ("test", "test")):
+        clips = [
+            {
+                "audio": {"bytes": (folder / row["file_name"]).read_bytes(), "path": row["file_name"]},
+                "text": row["text"],
+            }
+            for row in rows
+            if row["split"] == split
+        ]
+        for shard in range(2):
+            table = pa.Table.from_pylist(clips[shard::2], schema=features.arrow_schema)
+            pq.write_table(table, tmp_path / "set" / "data" / f"{name}-{shard:05d}-of-00002.parquet")
+    path = str(tmp_path / "set")
+    return {"kind": "hub", "path": path, "language": "it", "streaming": True, "max_clips": 7, "shuffle_buffer": 3}
+
+
+@pytest.mark.full
+def test_killed_while_streaming(runs, streamed, tmp_path):
+    """Killed at six places while clips are streamed, and at two of the whole run: the same clips, and the same bits."""
+    [calls] = runs([(tmp_path / "clean", {})], source=streamed)
+    draw = np.random.default_rng(4)
+    places = [{"reading": int(draw.integers(1, calls["reading"]))} for _ in range(6)]
+    places += [{"calls": int(draw.integers(calls["calls"] // 2, calls["calls"]))} for _ in range(2)]
+    ends = end_and_go_on(runs, tmp_path / "clean", tmp_path, places, source=streamed)
+    assert [end["signal"] for end in ends] == [signal.SIGKILL] * 8
 
 
 @pytest.mark.full

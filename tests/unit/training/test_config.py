@@ -2,16 +2,27 @@
 
 import ast
 import importlib
+import re
+import tomllib
 from pathlib import Path
+from string import Formatter
 
 import pytest
 
 import training
 from training.config import ConfigError, make_config, read_config
 from training.data.sources.config import FolderSource
+from training.loop_demo import RECIPE
 
+ROOT = Path(__file__).parents[3]
 SHIPPED = sorted((Path(training.__file__).parent / "configs").glob("*.toml"))
+MEASURED = sorted((ROOT / "benchmarks" / "recipe").glob("*.toml"))
 SOURCE = {"kind": "folder", "path": "speech", "language": "it"}
+SHOWN = [
+    pytest.param(block, id=f"{page.relative_to(ROOT)}-{i}")
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+    for i, block in enumerate(re.findall(r"^```toml\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL))
+]
 
 
 def test_there_are_shipped_recipes():
@@ -19,10 +30,30 @@ def test_there_are_shipped_recipes():
     assert {path.stem for path in SHIPPED} == {"demo", "small", "lora-8gb", "multi-gpu"}
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*SHIPPED, *MEASURED], ids=lambda path: path.stem)
 def test_a_shipped_recipe_is_valid(path):
-    """Every shipped recipe loads."""
+    """Every shipped recipe loads, and so do those that the measurements name."""
     assert read_config(path).sources
+
+
+@pytest.mark.parametrize("block", SHOWN)
+def test_what_a_page_shows_is_a_recipe(block):
+    """It can be copied: it is valid, and nothing in it is unknown; a few fields that stand alone lack a source only."""
+    assert make_config("page", {"sources": [SOURCE], **tomllib.loads(block)}).sources
+
+
+def test_pages_of_training_show_recipes():
+    """The two that teach how to write one have several: if they were not found, nothing would be looked at."""
+    counted = [str(one.id).rpartition("-")[0] for one in SHOWN]
+    assert counted.count("docs/training/own-data.md") >= 3
+    assert counted.count("docs/training/data.md") >= 8
+
+
+def test_the_demonstration_of_the_loop_learns_by_a_recipe():
+    """Whatever is put into it; else, it would be refused when all of its clips are corrected."""
+    fields = {name: name for _, name, _, _ in Formatter().parse(RECIPE) if name}
+    config = make_config("loop.toml", tomllib.loads(RECIPE.format(**fields)))
+    assert [source.kind for source in config.sources] == ["corrections", "folder"]
 
 
 def test_the_default_base_is_whisper_small():

@@ -13,7 +13,7 @@ from training.context import MAX_ELASTIC_LOSS
 from training.data.manifest import AudioSlice, Utterance
 from training.elasticize import MAX_LOSS, Evidence, attempt, describe, elasticize, to_learn_from
 from training.evaluate import Hypothesis
-from training.own_words import OWN_WORDS, find_audio
+from training.own_words import OWN_WORDS, SUFFIXES, find_audio
 from training.shell import StepError
 
 SENTENCE = "alpha bravo charlie delta echo foxtrot golf hotel india juliett"
@@ -99,20 +99,26 @@ def test_what_judges_is_not_learned_from(tmp_path):
     assert to_learn_from(find_audio([tmp_path]), [judge]) == [tmp_path / "b.wav"]
 
 
-def test_two_do_not_teach_in_one_folder(tmp_path, monkeypatch):
-    """A second one that is started while the first listens is told so at once, and disturbs nothing."""
+@pytest.fixture
+def parent(tmp_path):
+    """Return a registry, and a version in it that has a checkpoint."""
     source = tmp_path / "source"
     source.mkdir()
     (source / "model.safetensors").write_bytes(b"weights")
     store = Registry(tmp_path / "registry")
-    parent = store.publish("whisper", source, context={"elastic": False, "margin": 0})
+    return store, store.publish("whisper", source, context={"elastic": False, "margin": 0})
+
+
+def test_two_do_not_teach_in_one_folder(tmp_path, parent, monkeypatch):
+    """A second one that is started while the first listens is told so at once, and disturbs nothing."""
+    store, version = parent
     (tmp_path / "clip.wav").write_bytes(b"a")
     sources = [{"kind": "folder", "path": tmp_path, "language": "it"}]
-    config = make_config("test", {"name": "whisper", "base": parent.ref, "max_steps": 1, "sources": sources})
+    config = make_config("test", {"name": "whisper", "base": version.ref, "max_steps": 1, "sources": sources})
 
     def start():
         elasticize(
-            config, parent, store, [tmp_path / "clip.wav"], tmp_path / "runs", say=lambda _: None, progress=nullcontext
+            config, version, store, [tmp_path / "clip.wav"], tmp_path / "runs", say=lambda _: None, progress=nullcontext
         )
 
     def listen(*_):
@@ -143,8 +149,18 @@ def test_audio_is_found_in_folders(tmp_path):
     assert [file.relative_to(tmp_path).as_posix() for file in found] == ["a.mp3", "b.WAV", "deep/c.opus"]
 
 
-@pytest.mark.parametrize("place", ["nothing"])
-def test_a_folder_without_audio_has_none(tmp_path, place):
-    """An empty folder gives an empty list, which the command refuses with the suffixes it looked for."""
-    (tmp_path / place).mkdir()
-    assert find_audio([tmp_path / place]) == []
+@pytest.mark.parametrize("names", [(), ("notes.txt", "deep/clip.wav.json"), ("deep/folder.wav/",)])
+def test_a_folder_without_audio_is_refused(tmp_path, parent, names):
+    """Whatever else is in it: the command names the folder and the suffixes that it looked for, and leaves no run."""
+    store, version = parent
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.mkdir() if name.endswith("/") else path.touch()
+    arguments = ["elasticize", version.ref, "--audio", str(folder), "--registry", str(store.root)]
+    with pytest.raises(StepError) as refused:
+        CliRunner().invoke(app, [*arguments, "--runs", str(tmp_path / "runs")], catch_exceptions=False)
+    assert str(refused.value) == f"no audio in {folder}: looked for {', '.join(sorted(SUFFIXES))}"
+    assert not (tmp_path / "runs").exists()

@@ -292,7 +292,7 @@ def test_a_learning_rate_from_elsewhere_is_said(folder, tiny_registry, tmp_path,
 
 @pytest.mark.parametrize("name", ["run", "retrain"])
 def test_what_lint_refuses_can_be_accepted(folder, tiny_registry, tmp_path, monkeypatch, name):
-    """Errors end each training with their codes before it begins; with the codes accepted, the same data are learned."""
+    """Errors end a training with their codes before it begins; with the codes accepted, the same data are learned."""
     rows = (folder / "metadata.csv").read_text(encoding="utf-8").splitlines()
     shutil.copyfile(folder / "0.wav", folder / "11.wav")  # one recording in train and in test
     splits = ["split", *["train"] * 9, "dev", "test", "test"]
