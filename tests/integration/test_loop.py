@@ -24,6 +24,7 @@ from speech.text import normalize
 from speech.transcribe import Options, transcribe_many
 from tests.hub_server import card_faults
 from tests.noisy import N_DEV, N_TEST, N_TRAIN, write_folder, write_noisy
+from training.command_retrain import came_to
 from training.config import make_config
 from training.contest import TestSet, hold
 from training.context import MARGINS, MAX_ELASTIC_LOSS
@@ -269,13 +270,63 @@ def test_a_worse_candidate_is_refused(outcome, config, noisy_registry, worse, tm
     assert len(noisy_registry.verdicts("loop")) == n_verdicts + 1
 
 
-def test_a_repeated_run_must_beat_todays_production(outcome, config, noisy_registry, worse):
+@pytest.fixture
+def overtaken(noisy_registry, worse):
+    """Put the worse version into production: the run that is done would be promoted again."""
+    before = noisy_registry.alias("loop", "production")
+    if before.version != worse.id:
+        noisy_registry.move_alias("loop", "production", worse.id, reason="by hand", expected=before.version)
+    return worse
+
+
+def standing(registry):
+    """Return where the aliases of `loop` are, and how often they moved."""
+    aliases = {name: registry.alias("loop", name).version for name in ("production", "candidate")}
+    return aliases, len(registry.log("loop"))
+
+
+@pytest.mark.parametrize("stage", ["publish_version", "hold", "keep", "promote"])
+def test_a_run_that_fails_moves_no_alias(outcome, config, noisy_registry, overtaken, monkeypatch, stage):
+    """Wherever it fails after the training, production and candidate are what they were, and so is the log."""
+    first, runs = outcome
+    before = standing(noisy_registry)
+
+    def fails(*_args, **_options):
+        raise OSError(stage)
+
+    monkeypatch.setattr(f"training.run.{stage}", fails)
+    published = first.run / "published.json"
+    content = published.read_bytes()
+    if stage == "publish_version":
+        published.unlink()
+    try:
+        with pytest.raises(OSError, match=stage):
+            run(config, noisy_registry, runs, say=lambda _: None, progress=Shell().progress)
+    finally:
+        published.write_bytes(content)
+    assert standing(noisy_registry) == before
+    assert before[0]["production"] == overtaken.id
+
+
+def test_production_can_be_left_to_people(outcome, config, noisy_registry, overtaken):
+    """Told not to promote, a run publishes and judges, says what may be done by hand, and leaves production alone."""
+    _, runs = outcome
+    before, said = standing(noisy_registry), []
+    passed = run(config, noisy_registry, runs, say=said.append, progress=Shell().progress, may_promote=False)
+    assert (passed.verdict.passed, passed.promoted) == (True, False)
+    assert any("may be promoted: python -m registry alias" in line for line in said)
+    assert standing(noisy_registry) == before
+    assert before[0]["production"] == overtaken.id
+    turn = came_to(passed, noisy_registry)
+    assert (turn.result, turn.version) == ("candidate", passed.version.ref)
+    assert noisy_registry.verdict("loop", turn.verdict)["passed"] is True
+
+
+def test_a_repeated_run_must_beat_todays_production(outcome, config, noisy_registry, overtaken):
     """If production has moved on, an old run that is repeated is judged against that, not against its old rival."""
     first, runs = outcome
-    move = {"reason": "by hand", "expected": first.version.id}
-    noisy_registry.move_alias("loop", "production", worse.id, **move)
     again = run(config, noisy_registry, runs, say=lambda _: None, progress=Shell().progress)
-    assert again.verdict.base == worse.ref
+    assert again.verdict.base == overtaken.ref
     assert again.promoted
     assert noisy_registry.alias("loop", "production").version == first.version.id
 
