@@ -186,7 +186,7 @@ def test_a_language_without_a_test_set_is_not_learned(store, source, others, tmp
 
 @pytest.fixture
 def exported(store, tmp_path):
-    """Return the folder to which twelve corrections and a silence were exported; a recipe's `use` says nothing to it."""
+    """Return the folder to which twelve corrections and a silence were exported; the `use` says nothing to it."""
     for i in range(12):
         keep(store, i, f"corretto {i}")
     keep(store, 12, "")
