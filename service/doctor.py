@@ -7,10 +7,13 @@ needs, too, is in `speech.machine`.
 import importlib.metadata
 import importlib.util
 import os
+import re
 import shutil
 import socket
 import stat
+import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from registry import Registry, RegistryError
@@ -32,7 +35,20 @@ MEMORY_GB = (0.8, 2)
 """As above: whisper-base takes 0.5 GB with 30 minutes of audio, whisper-small 1 GB; twice while versions are swapped.
 """
 
-PACKAGES = ("fastapi", "uvicorn", "ctranslate2", "sqlalchemy")
+OLDEST = {
+    "alembic": (1, 18),
+    "ctranslate2": (4, 8, 5),
+    "fastapi": (0, 165),
+    "httpx": (0, 28),
+    "prometheus-client": (0, 26),
+    "python-multipart": (0, 0, 34),
+    "sqlalchemy": (2, 1),
+    "uvicorn": (0, 54),
+}
+"""As pyproject.toml has them: who installed over an environment that was there may have kept older ones."""
+
+OLDEST_GRADIO = (6, 31)
+"""Of the extra `console`, without which the service serves."""
 
 
 def examine(settings: Settings, environment: Mapping[str, str]) -> list[Finding]:
@@ -64,12 +80,33 @@ def examine(settings: Settings, environment: Mapping[str, str]) -> list[Finding]
     return machine.look(checks)
 
 
-def packages() -> Finding:
-    """All that the `service` extra names is there."""
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        return Finding("Packages", "error", f"missing: {', '.join(missing)}", machine.how_to_install("service"))
-    return Finding("Packages", "ok", ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES))
+def packages(installed: Callable[[str], str] = importlib.metadata.version) -> Finding:
+    """All that the `service` extra names is there, and not too old."""
+    missing, old = [], []
+    for name, oldest in OLDEST.items():
+        try:
+            found = installed(name)
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(name)
+            continue
+        if _numbers(found) < oldest:
+            old.append(f"{name} {found} (at least {_dotted(oldest)})")
+    if missing or old:
+        faults = [
+            *(["missing: " + ", ".join(missing)] if missing else []),
+            *(["too old: " + ", ".join(old)] if old else []),
+        ]
+        mend = f"make setup, or {machine.how_to_install('service')}"
+        return Finding("Packages", "error", "; ".join(faults), mend)
+    return Finding("Packages", "ok", ", ".join(f"{name} {installed(name)}" for name in OLDEST))
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version.partition("+")[0])[:3])
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
 
 
 def variables(environment: Mapping[str, str]) -> Finding:
@@ -81,7 +118,10 @@ def variables(environment: Mapping[str, str]) -> Finding:
 
 
 def device(settings: Settings) -> Finding:
-    """Where it will compute; and why not on the GPU that somebody paid for."""
+    """Where it will compute; and why not on the GPU that somebody paid for.
+
+    torch is imported, which takes seconds, only where there is a GPU for it.
+    """
     import ctranslate2
 
     count = ctranslate2.get_cuda_device_count()
@@ -99,7 +139,31 @@ def device(settings: Settings) -> Finding:
             "(docs/deploying.md); or WHISPERLOOP_DEVICE=cpu"
         )
         return Finding("Device", "error" if settings.device == "cuda" else "warning", found, mend)
-    return Finding("Device", "ok", f"{count} GPU, driven by torch {importlib.metadata.version('torch')}")
+    return _driven_by_torch(count)
+
+
+def _driven_by_torch(count: int) -> Finding:
+    """Ask torch for the GPUs that the driver tells of: the service takes them, and would not be ready without."""
+    rather_cpu = "or WHISPERLOOP_DEVICE=cpu"
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        mend = f"{machine.how_to_install('service,gpu')} --force-reinstall; {rather_cpu}"
+        return Finding("Device", "error", f"{count} GPU, and torch cannot be imported: {said}", mend)
+    version, cuda = str(torch.__version__), torch.version.cuda
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # in which torch says what is said here
+        if torch.cuda.is_available():
+            return Finding("Device", "ok", f"{count} GPU, driven by torch {version}")
+    if cuda is None:
+        found = f"{count} GPU, and torch {version} is built for CPUs only"
+        bare = version.partition("+")[0]
+        mend = f"pip install --force-reinstall torch=={bare}, from an index whose wheels have CUDA; {rather_cpu}"
+    else:
+        found = f"{count} GPU, of which torch {version} can use none"
+        mend = f"is the driver new enough for this torch (CUDA {cuda})? does nvidia-smi answer? {rather_cpu}"
+    return Finding("Device", "error", found, mend)
 
 
 def memory() -> Finding:
@@ -146,10 +210,16 @@ def _database(what: str, address: str, setting: str) -> Finding:
     url = make_url(address)
     if url.get_backend_name() != "sqlite":
         return Finding(what, "ok", f"kept in {url.render_as_string(hide_password=True)}, which is not asked here")
-    file = Path(url.database or "")
+    return _file(what, Path(url.database or ""), setting)
+
+
+def _file(what: str, file: Path, setting: str) -> Finding:
+    """The file can be written to, or be made."""
     found = machine.writable(what.lower(), file.parent, setting)
     if found.state != "ok":
         return found
+    if file.is_dir():
+        return Finding(what, "error", f"{file} is a folder", f"name a file with {setting}")
     if file.exists() and not os.access(file, os.W_OK):
         mend = f"give it to who runs this (chown, chmod), or name another with {setting}"
         return Finding(what, "error", f"{file} cannot be written to", mend)
@@ -238,11 +308,27 @@ def keys(settings: Settings) -> Finding:
 
 
 def console(settings: Settings) -> Finding:
-    """The page at / can be made, and what is corrected there is kept."""
+    """The page at / can be made, and its votes be written down; and whether what is corrected there is kept.
+
+    None of it is an error: the API serves without.
+    """
     from service.console.mount import is_installed
 
     if not settings.console:
         return Finding("Console", "ok", "off, by WHISPERLOOP_CONSOLE")
     if not is_installed():
         return Finding("Console", "warning", "Gradio is not installed", machine.how_to_install("service,console"))
-    return Finding("Console", "ok", "at /")
+    gradio = importlib.metadata.version("gradio")
+    if _numbers(gradio) < OLDEST_GRADIO:
+        found = f"Gradio {gradio} is too old (at least {_dotted(OLDEST_GRADIO)})"
+        return Finding("Console", "warning", found, machine.how_to_install("service,console"))
+    votes = "counted in memory only"
+    if settings.console_votes is not None:
+        kept = _file("Votes", settings.console_votes, "WHISPERLOOP_CONSOLE_VOTES")
+        if kept.state != "ok":
+            return replace(kept, state="warning")
+        votes = kept.found
+    corrected = "refused, for WHISPERLOOP_CORRECTIONS is not set"
+    if settings.corrections:
+        corrected = "kept" if corrections(settings).state == "ok" else "refused, for the reason above"
+    return Finding("Console", "ok", f"at /; what is corrected there is {corrected}; votes are {votes}")

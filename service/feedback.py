@@ -203,7 +203,7 @@ async def count_feedback(request: Request, since: Since = None) -> FeedbackCount
 
 @router.get("/export", responses=ERRORS, response_class=StreamingResponse)
 async def export_feedback(request: Request, language: Languages = None) -> Response:
-    """Return a zip of FLAC files and metadata.jsonl, as in audiofolder: unpacked, `training run --folder` takes it."""
+    """Return a zip of FLAC files and metadata.jsonl, as in audiofolder: a source to train on."""
     store = await _store(request)
     which = _which(request, language=language)
     headers = {"Content-Disposition": 'attachment; filename="corrections.zip"'}

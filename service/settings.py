@@ -125,7 +125,7 @@ class Settings(BaseSettings):
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
-    @field_validator("keys", mode="before")
+    @field_validator("keys", "console_votes", mode="before")
     @classmethod
     def _may_be_empty(cls, value: object) -> object:
         return value or None  # as Compose passes on what is not set

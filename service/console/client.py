@@ -36,8 +36,9 @@ KINDLY = {
     "consent_required": "Please tick the consent box first: a clip is kept only if whoever speaks in it agreed.",
     "invalid_api_key": "Your API key is not valid any more. Reload the page and enter another.",
     "model_not_ready": "The model is still being loaded. Try again in a moment.",
-    "admin_required": "You may look, but moving aliases needs an admin's key (docs/console.md) or, without keys, a "
-    "browser on the service's own machine; of a container, that is nobody's.",
+    "admin_required": "You may look, but moving aliases needs an admin's key, which is entered at /console/enter, or, "
+    "where no keys are wanted, a browser on the service's own machine; of a container, that is nobody's "
+    "(docs/console.md).",
     "audio_too_long": "A correction is of 30 s at most: choose a part below the transcript, and correct that.",
 }
 """Codes that a person meets in the console, said as to a person."""

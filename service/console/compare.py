@@ -13,7 +13,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from service.console.transcript import show_words
+from service.console.transcript import NUMBERS, show_words
 
 SAME = "no difference"
 
@@ -28,6 +28,23 @@ def blind_order(refs: Sequence[str], rng: random.Random) -> list[str]:
     order = list(refs)
     rng.shuffle(order)
     return order
+
+
+def is_blind(refs: Sequence[str], *, wanted: bool) -> bool:
+    """Say whether names are hidden and a vote is asked for: of one version alone, there is nothing to choose."""
+    return wanted and len(refs) > 1
+
+
+def still_ticked(found: Sequence[tuple[str, str]], ticked: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Return which versions are ticked when they are listed anew: as the visitor left them, what is new, or else all.
+
+    Args:
+        found: what is served now, as `choices` returns it.
+        ticked: what was ticked until now.
+        known: what was listed until now.
+    """
+    refs = [ref for _, ref in found]
+    return [ref for ref in refs if ref in ticked or ref not in known] or refs
 
 
 def choices(cards: Sequence[Mapping[str, Any]], served: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
@@ -71,7 +88,8 @@ def show_answers(answers: Sequence[Mapping[str, Any]], names: Sequence[str], *, 
     An answer of nothing but `error` is why there is none; blind, not even that, for it may name the version.
     """
     cards = "".join(map(_card if not blind else _blind_card, names, answers))
-    return f'<section class="compared" aria-label="Answers">{cards}</section>'
+    numbers = "" if blind else NUMBERS
+    return f'<section class="compared" aria-label="Answers">{numbers}{cards}</section>'
 
 
 def show_vote(order: Sequence[str], vote: str, counts: Mapping[str, int]) -> str:

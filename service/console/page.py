@@ -29,6 +29,10 @@ CACHE_SECONDS = 3600
 """Uploads are deleted when they are this old, looked at as often, and when the service ends."""
 STATE_SECONDS = 3600
 
+LISTS_ANEW: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "preprocess": False}
+"""How what is served is asked for when a tab is opened: who is production may have changed since. What is chosen comes
+as the browser has it, for Gradio would refuse a version that it does not list any more."""
+
 ALIASES = ("production", "candidate", "canary", "shadow")
 
 CSS = """
@@ -50,6 +54,11 @@ background:transparent;color:inherit;cursor:pointer;white-space:nowrap}
 .w.unsure{text-decoration:underline dotted 2px;text-underline-offset:.25em;color:#92400e}
 .w.doubtful{text-decoration:underline wavy 2px;text-underline-offset:.25em;color:#b91c1c}
 .dark .w.unsure{color:#fbbf24}.dark .w.doubtful{color:#fca5a5}
+.w[data-number]:focus::after,.transcript:has(.numbers :checked) .w[data-number]::after,
+.compared:has(.numbers :checked) .w[data-number]::after{content:attr(data-number);display:inline-block;
+margin-left:.2em;font-size:.75rem}
+.numbers{display:inline-flex;align-items:center;gap:.5rem;min-height:2.75rem;font-size:.85rem;cursor:pointer}
+.numbers:has(:focus-visible){outline:3px solid #2563eb;outline-offset:2px}.compared .numbers{grid-column:1/-1}
 .flag{font-size:.8rem;border:1px solid currentColor;border-radius:.3rem;padding:0 .3rem}
 .files a{display:inline-block;padding:.6rem .4rem;text-decoration:underline}
 .compared{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(16rem,100%),1fr));gap:.75rem}
@@ -93,10 +102,10 @@ def make_page(service: FastAPI) -> Any:
     ) as page:
         gr.HTML("<h1>Whisperloop</h1>")
         with gr.Tabs():
-            with gr.Tab("Transcribe", id="transcribe"):
-                _transcribe_tab(service, page)
-            with gr.Tab("Compare", id="compare"):
-                _compare_tab(service, page, votes)
+            with gr.Tab("Transcribe", id="transcribe") as transcribe:
+                _transcribe_tab(service, page, transcribe)
+            with gr.Tab("Compare", id="compare") as side_by_side:
+                _compare_tab(service, page, side_by_side, votes)
             with gr.Tab("Models", id="models") as models:
                 _models_tab(service, page, models)
             with gr.Tab("Learning", id="learning") as waiting:
@@ -159,7 +168,7 @@ def _fields(language: str | None, task: str, model: str | None) -> dict[str, str
     return fields
 
 
-def _transcribe_tab(service: FastAPI, page: Any) -> None:  # noqa: PLR0915 - a page reads top to bottom
+def _transcribe_tab(service: FastAPI, page: Any, tab: Any) -> None:  # noqa: PLR0915 - a page reads top to bottom
     kept = gr.State(None, time_to_live=STATE_SECONDS)
     clip = gr.Audio(
         sources=["upload", "microphone"],
@@ -190,13 +199,14 @@ def _transcribe_tab(service: FastAPI, page: Any) -> None:  # noqa: PLR0915 - a p
         send = gr.Button("Send as correction", elem_id="send")
     sent = gr.HTML(elem_id="sent")
 
-    async def look(request: gr.Request) -> Any:
+    async def look(chosen: str | None, request: gr.Request) -> Any:
         try:
             names = (await _caller(service, request).get("/v1/models"))["data"]
         except ServiceError:
             names = []
         served = [("what is served", ""), *((one["id"], one["id"]) for one in names if one["id"] != "whisper-1")]
-        return gr.update(choices=_languages(service)), gr.update(choices=served)
+        still = chosen if chosen in {ref for _, ref in served} else ""  # a version may be gone since
+        return gr.update(choices=_languages(service)), gr.update(choices=served, value=still)
 
     async def run(
         path: str | None, language: str, task: str, model: str, request: gr.Request
@@ -270,7 +280,8 @@ def _transcribe_tab(service: FastAPI, page: Any) -> None:  # noqa: PLR0915 - a p
         return _done(f"Thank you: {row['seconds']:.1f} s to learn from.{again}"), gr.update(value=False)
 
     outputs = [shown, files, editor, which, text, kept, sent]
-    page.load(look, None, [language, model], api_visibility="private")
+    for event in (page.load, tab.select):
+        event(look, [model], [language, model], **LISTS_ANEW)
     go.click(run, [clip, language, task, model], outputs, api_visibility="private", show_progress="hidden")
     which.input(choose, [kept, which], text, api_visibility="private")
     send.click(correct, [kept, which, text, consent, language], [sent, consent], api_visibility="private")
@@ -287,8 +298,11 @@ async def _whole(caller: Caller, name: str, content: bytes, ref: str) -> dict[st
     return event
 
 
-def _compare_tab(service: FastAPI, page: Any, votes: compare.Votes) -> None:  # noqa: PLR0915 - a page reads top to bottom
+def _compare_tab(  # noqa: PLR0915 - a page reads top to bottom
+    service: FastAPI, page: Any, tab: Any, votes: compare.Votes
+) -> None:
     order = gr.State(None, time_to_live=STATE_SECONDS)
+    known = gr.State(None, time_to_live=STATE_SECONDS)
     clip = gr.Audio(
         sources=["upload", "microphone"],
         type="filepath",
@@ -299,19 +313,19 @@ def _compare_tab(service: FastAPI, page: Any, votes: compare.Votes) -> None:  # 
     )
     which = gr.CheckboxGroup([], label="Versions that are served", elem_id="compare-which")
     others = gr.HTML(elem_id="compare-others")
-    blind = gr.Checkbox(label="Blind: hide the names, then vote", value=True, elem_id="blind")
+    blind = gr.Checkbox(label="Blind: hide the names of two or more, then vote", value=True, elem_id="blind")
     go = gr.Button("Compare", variant="primary", elem_id="compare-go")
     shown = gr.HTML(elem_id="compared")
     vote = gr.Radio([], label="Which is best?", visible=False, elem_id="vote")
     cast = gr.Button("Vote", visible=False, elem_id="cast")
     thanks = gr.HTML(elem_id="thanks")
 
-    async def look(request: gr.Request) -> Any:
+    async def look(ticked: list[str] | None, known: list[str] | None, request: gr.Request) -> Any:
         caller = _caller(service, request)
         try:
             about = await caller.get("/version")
         except ServiceError:
-            return gr.update(), ""
+            return gr.update(), "", known
         found = [about["model"], *(one["model"] for one in about["beside"] if one["role"] != "shadow")]
         served = [one for one in found if one]  # a shadow answers nobody
         try:
@@ -319,7 +333,8 @@ def _compare_tab(service: FastAPI, page: Any, votes: compare.Votes) -> None:  # 
         except ServiceError:
             cards = []
         found = compare.choices(cards, served)
-        return gr.update(choices=found, value=[ref for _, ref in found]), compare.show_others(cards, served)
+        listed = gr.update(choices=found, value=compare.still_ticked(found, ticked or (), known or ()))
+        return listed, compare.show_others(cards, served), [ref for _, ref in found]
 
     async def run(
         path: str | None, refs: list[str], blind: bool, request: gr.Request
@@ -328,6 +343,7 @@ def _compare_tab(service: FastAPI, page: Any, votes: compare.Votes) -> None:  # 
         if not path or not refs:
             yield _said("Choose a clip, and at least one version."), hidden, hidden, None, ""
             return
+        blind = compare.is_blind(refs, wanted=blind)
         chosen = compare.blind_order(refs, random.SystemRandom()) if blind else list(refs)
         names = compare.letters(len(chosen)) if blind else chosen
         answers: list[dict[str, Any]] = []
@@ -355,7 +371,8 @@ def _compare_tab(service: FastAPI, page: Any, votes: compare.Votes) -> None:  # 
         hidden = gr.update(visible=False)
         return compare.show_vote(order, chosen, votes.counts), hidden, hidden, None
 
-    page.load(look, None, [which, others], api_visibility="private")
+    for event in (page.load, tab.select):
+        event(look, [which, known], [which, others, known], **LISTS_ANEW)
     outputs = [shown, vote, cast, order, thanks]
     go.click(run, [clip, which, blind], outputs, api_visibility="private", show_progress="hidden")
     cast.click(count, [order, vote], [thanks, vote, cast, order], api_visibility="private")

@@ -14,6 +14,9 @@ LEVELS = ((0.9, "sure"), (0.6, "unsure"), (0.0, "doubtful"))
 
 MARKS = {"sure": "no underline", "unsure": "dotted underline", "doubtful": "wavy underline"}
 
+NUMBERS = '<label class="numbers"><input type="checkbox"> Show how probable each word is</label>'
+"""Shows the numbers, by the page's CSS, to who has no pointer: one stop of the tab key, and not one a word."""
+
 
 def level(probability: float) -> str:
     """Return what a word of this probability is called."""
@@ -27,9 +30,12 @@ def clock(seconds: float) -> str:
 
 
 def show_word(word: Mapping[str, Any]) -> str:
-    """Mark one word by colour, by its underline and by a title with the number."""
-    name = level(word["probability"])
-    return f'<span class="w {name}" title="{word["probability"]:.0%} ({name})">{escape(word["word"].strip())}</span>'
+    """Mark one word by colour, by its underline and by its number: under the pointer, on a tap, and by `NUMBERS`."""
+    name, number = level(word["probability"]), f"{word['probability']:.0%}"
+    return (
+        f'<span class="w {name}" tabindex="-1" title="{number} ({name})" data-number="{number}">'
+        f"{escape(word['word'].strip())}</span>"
+    )
 
 
 def gaps(words: Sequence[Mapping[str, Any]], text: str) -> list[str]:
@@ -76,7 +82,7 @@ def show(answer: Mapping[str, Any], audio_url: str | None) -> str:
     body = (
         '<p class="said">Nobody speaks in it.</p>'
         if answer["no_speech"]
-        else f"<ol>{''.join(map(show_segment, answer['segments']))}</ol>"
+        else f"{NUMBERS}<ol>{''.join(map(show_segment, answer['segments']))}</ol>"
     )
     partial = answer.get("partial")
     warnings = [*answer.get("warnings", []), *([partial["message"]] if partial else [])]

@@ -1,5 +1,6 @@
 """The console in a real browser, in front of a real service with the real base model."""
 
+import base64
 import contextlib
 import json
 import os
@@ -15,6 +16,8 @@ import pytest
 
 from corrections import CorrectionStore
 from registry import Registry
+from service.console.mount import COOKIE, ENTER
+from service.keys import add_key
 from speech.audio import SAMPLE_RATE, decode_audio
 from training.demo import serving
 
@@ -28,6 +31,7 @@ from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 # What selenium leaves to the collector is its own.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
+SILENCE = np.zeros(SAMPLE_RATE, np.float32)
 PICTURES = Path(os.environ.get("PICTURES", "runs/console"))
 """PICTURES=docs/console renews those of the documentation."""
 RATES = {"all": {"value": 0.31, "low": 0.27, "high": 0.36}, "it": {"value": 0.31, "low": 0.27, "high": 0.36}}
@@ -53,6 +57,30 @@ VERDICT = {
 def console(base, tmp_path_factory, free_port):
     """Serve two versions with the console; return the address, the registry and the databases."""
     folder = tmp_path_factory.mktemp("console")
+    store, ids = _two_versions(base, folder)
+    settings = {
+        "WHISPERLOOP_CORRECTIONS": f"sqlite:///{folder}/corrections.db",
+        "WHISPERLOOP_CONSOLE_VOTES": str(folder / "votes.jsonl"),
+        "WHISPERLOOP_ALSO": "candidate",
+    }
+    with _serving_console(store, free_port(), folder / "service.log", settings) as address:
+        yield address, store, ids, folder
+
+
+@pytest.fixture(scope="module")
+def console_with_keys(base, tmp_path_factory, free_port):
+    """Serve the same to who has a key; return the address, the registry, a usual key and an admin's."""
+    folder = tmp_path_factory.mktemp("console-with-keys")
+    store, ids = _two_versions(base, folder)
+    file = folder / "keys.jsonl"
+    key, admin = add_key(file, "intern"), add_key(file, "boss", admin=True)
+    settings = {"WHISPERLOOP_KEYS": str(file)}
+    with _serving_console(store, free_port(), folder / "service.log", settings, key) as address:
+        yield address, store, ids, key, admin
+
+
+def _two_versions(base, folder):
+    """Publish the base twice, in production and as the candidate; return the registry and the ids."""
     store = Registry(folder / "registry")
     ids = []
     for number in range(2):
@@ -66,19 +94,19 @@ def console(base, tmp_path_factory, free_port):
     store.move_alias("whisper", "production", ids[0], expected=None, reason="the first")
     store.move_alias("whisper", "candidate", ids[1], expected=None, reason="the second")
     store.record_verdict("whisper", ids[1], ids[0], VERDICT)
-    settings = {
-        "WHISPERLOOP_CORRECTIONS": f"sqlite:///{folder}/corrections.db",
-        "WHISPERLOOP_CONSOLE_VOTES": str(folder / "votes.jsonl"),
-        "WHISPERLOOP_CONSOLE": "true",
-        "WHISPERLOOP_ALSO": "candidate",
-        "WHISPERLOOP_CANARY_SHARE": "0",
-    }
-    with serving(store.root, free_port(), folder / "service.log", environment=settings) as (_, address):
+    return store, ids
+
+
+@contextlib.contextmanager
+def _serving_console(store, port, log, settings, key=""):
+    """Serve with the console, and yield the address once the page is there."""
+    settings = {"WHISPERLOOP_CONSOLE": "true", "WHISPERLOOP_CANARY_SHARE": "0", **settings}
+    with serving(store.root, port, log, environment=settings) as (_, address):
         deadline = time.monotonic() + 90
-        while "gradio" not in httpx.get(address, timeout=30).text:
-            assert time.monotonic() < deadline, (folder / "service.log").read_text()
+        while "gradio" not in httpx.get(address, headers={"Cookie": f"{COOKIE}={key}"}, timeout=30).text:
+            assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.5)
-        yield address, store, ids, folder
+        yield address
 
 
 def _draw(folder):
@@ -92,13 +120,26 @@ def spoken(italian, tmp_path_factory):
     """Write what the browser's microphone hears, over and over: a clip of a few seconds, with silence around it."""
     audio = decode_audio(Path(next(one.audio.path for one in italian if 3 < one.audio.duration < 6)))
     path = tmp_path_factory.mktemp("microphone") / "spoken.wav"
+    _write(path, [SILENCE, audio, SILENCE])
+    return path
+
+
+@pytest.fixture(scope="module")
+def two_clips(italian, tmp_path_factory):
+    """Write two clips of a few seconds, each after one of silence: what is said last does not begin at 0."""
+    audios = [decode_audio(Path(one.audio.path)) for one in italian if 3 < one.audio.duration < 6][:2]
+    path = tmp_path_factory.mktemp("clips") / "two.wav"
+    _write(path, [SILENCE, audios[0], SILENCE, audios[1]])
+    return str(path)
+
+
+def _write(path, parts):
+    """Write audio one after another, 16 kHz mono."""
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(SAMPLE_RATE)
-        silence = np.zeros(SAMPLE_RATE, np.float32)
-        file.writeframes((np.concatenate([silence, audio, silence]) * 32767).astype("<i2").tobytes())
-    return path
+        file.writeframes((np.concatenate(parts) * 32767).astype("<i2").tobytes())
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +206,61 @@ def _upload(browser, css, path):
     _wait(browser, f"{css} audio, {css} .waveform-container, {css} [data-testid='waveform-Clip']", 30)
 
 
+def _choose(browser, css, name):
+    """Choose of a list by typing, as its field takes it."""
+    _click(browser, f"{css} input")
+    field = browser.find_element(By.CSS_SELECTOR, f"{css} input")
+    field.send_keys(Keys.CONTROL, "a")
+    field.send_keys(name, Keys.ENTER)
+
+
+def _played_from(browser):
+    """Return where the player began, once it plays; a click that is no more than "play" would begin at 0."""
+    began = "const played = document.querySelector('#shown audio').played; return played.length ? played.start(0) : 0"
+    return WebDriverWait(browser, 10).until(
+        lambda driver: driver.execute_script(began), "the clip was not played from a segment's start"
+    )
+
+
+def _number_of(browser, css):
+    """Return what is shown after a word."""
+    return browser.execute_script(
+        "return getComputedStyle(document.querySelector(arguments[0]), '::after').content", css
+    )
+
+
+def _transcribe(browser):
+    """Press the button and return the answer, from the file that can be downloaded, once it is not the last one's."""
+    link = """const link = document.querySelector("#files a[download='transcript.json']"); return link && link.href"""
+    before = browser.execute_script(link)
+    _click(browser, "#go")
+    href = WebDriverWait(browser, 60).until(
+        lambda driver: (found := driver.execute_script(link)) != before and found, "nothing was transcribed"
+    )
+    return json.loads(base64.b64decode(href.partition(",")[2]))
+
+
+def _are_shown(browser, css):
+    return any(one.is_displayed() for one in browser.find_elements(By.CSS_SELECTOR, css))
+
+
+def _promote(browser, reason):
+    """Move production to the version that is offered first: the newest."""
+    _tab(browser, "Models")
+    _wait(browser, "#versions .version")
+    _click(browser, "#moving button")
+    _wait(browser, "#move-reason textarea, #move-reason input").send_keys(reason)
+    _click(browser, "#move")
+
+
+def _wait_served(address, version):
+    """Wait until a version is the one that answers."""
+    deadline = time.monotonic() + 60
+    while httpx.get(f"{address}/version", timeout=30).json()["model"]["version"] != version:
+        assert time.monotonic() < deadline, f"{version} is not served"
+        time.sleep(0.2)
+
+
 def _picture(browser, name):
     PICTURES.mkdir(parents=True, exist_ok=True)
     time.sleep(0.5)  # for what moves into its place
@@ -181,21 +277,21 @@ def _hosts(browser):
     return asked - {None, ""}
 
 
-def test_transcribe_correct_compare_and_promote(console, browser, clip):  # noqa: PLR0915 - one visit
+def test_transcribe_correct_compare_and_promote(console, browser, clip, two_clips):  # noqa: PLR0915 - one visit
     """A visitor uploads, sees words, corrects, compares blind, votes and promotes; no other host is asked."""
     address, store, ids, folder = console
     browser.get(address)
     _wait(browser, "#go", 60)
-    _upload(browser, "#clip", clip)
+    _upload(browser, "#clip", two_clips)
     _click(browser, "#go")
     word = _wait(browser, "#shown .w", 60)
     assert "%" in word.get_attribute("title")
-    assert _wait(browser, "#shown [data-start]").get_attribute("aria-label").startswith("Play from")
-    _click(browser, "#shown [data-start]")
-    WebDriverWait(browser, 10).until(
-        lambda driver: driver.execute_script("return document.querySelector('#shown audio').currentTime > 0"),
-        "the clip was not played from where it was clicked",
-    )
+    play = browser.find_elements(By.CSS_SELECTOR, "#shown [data-start]")[-1]
+    assert play.get_attribute("aria-label").startswith("Play from")
+    start = float(play.get_attribute("data-start"))
+    assert start > 2, "the second clip is no segment of its own"
+    _click(browser, f"#shown [data-start='{play.get_attribute('data-start')}']")
+    assert _played_from(browser) == pytest.approx(start, abs=0.1)
     assert [one.text for one in browser.find_elements(By.CSS_SELECTOR, "#files a")] == [
         f"transcript.{form}" for form in ("txt", "srt", "vtt", "json")
     ]
@@ -241,17 +337,87 @@ def test_transcribe_correct_compare_and_promote(console, browser, clip):  # noqa
     _click(browser, "#drawn button")
     _wait(browser, "#curves img")
     _picture(browser, "curves.png")
-    _click(browser, "#moving button")
-    reason = _wait(browser, "#move-reason textarea, #move-reason input")
-    reason.send_keys("it hears better")
-    _click(browser, "#move")
+    _promote(browser, "it hears better")
     _text(browser, "#moved", f"production is now {ids[1]}")
     assert store.alias("whisper", "production").version == ids[1]
     assert store.alias("whisper", "production").reason == "it hears better"
+    _wait_served(address, ids[1])
     _click(browser, "#roll-back")
     _text(browser, "#moved", f"production is now {ids[0]}")
+    _wait_served(address, ids[0])
 
     assert _hosts(browser) == {"127.0.0.1"}
+
+
+def test_compares_what_is_served_now(console, browser, clip):
+    """One version alone has its name and no vote; who was promoted since is production when the tab is opened again."""
+    address, store, ids, _ = console
+    browser.get(address)
+    _wait(browser, "#go", 60)
+    _tab(browser, "Compare")
+    _text(browser, "#compare-which", f"production (whisper@{ids[0]})")
+    _upload(browser, "#compare-clip", clip)
+    _click(browser, "#compare-which input")
+    _click(browser, "#compare-go")
+    _text(browser, "#compared", f"whisper@{ids[1]}")
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#compared article")) == 1
+    assert not _are_shown(browser, "#vote, #cast")
+
+    store.move_alias("whisper", "production", ids[1], expected=ids[0], reason="meanwhile")
+    try:
+        _tab(browser, "Transcribe")
+        _tab(browser, "Compare")
+        _text(browser, "#compare-which", f"candidate, production (whisper@{ids[1]})")
+        _wait_served(address, ids[1])
+    finally:
+        store.move_alias("whisper", "production", ids[0], expected=ids[1], reason="back")
+        _wait_served(address, ids[0])
+
+
+def test_with_keys_an_admin_promotes_and_nobody_else(console_with_keys, browser, clip):
+    """A key is entered in the browser and lets its holder transcribe; moving an alias takes an admin's, as is said."""
+    address, store, ids, key, admin = console_with_keys
+    browser.get(address)
+    _wait(browser, "#key").send_keys("wl-never-made", Keys.ENTER)
+    _text(browser, "[role=alert]", "not valid here")
+    _wait(browser, "#key").send_keys(key, Keys.ENTER)
+    _wait(browser, "#go", 60)
+    _upload(browser, "#clip", clip)
+    _click(browser, "#go")
+    _wait(browser, "#shown .w", 60)
+    _promote(browser, "I like it")
+    _text(browser, "#moved", "needs an admin's key")
+    assert store.alias("whisper", "production").version == ids[0]
+
+    browser.get(address + ENTER)
+    _wait(browser, "#key").send_keys(admin, Keys.ENTER)
+    _wait(browser, "#go", 60)
+    _promote(browser, "it hears better")
+    _text(browser, "#moved", f"production is now {ids[1]}")
+    assert store.alias("whisper", "production").reason == "it hears better (by boss)"
+
+
+def test_language_and_task_go_along(console, browser, italian):
+    """The language that is chosen is given, and not detected; what is translated is not what was said."""
+    # Of which the base is sure: asked twice, it says the same.
+    path = next(str(one.audio.path) for one in italian if one.id.endswith("/conf-userswilljoin"))
+    browser.get(console[0])
+    _wait(browser, "#go", 60)
+    _upload(browser, "#clip", path)
+    _choose(browser, "#language", "English")
+    answer = _transcribe(browser)
+    assert (answer["language"], answer["language_probabilities"]) == ("en", None)
+    _text(browser, "#shown .facts", "en · ")
+
+    _choose(browser, "#language", "Italian")
+    answer = _transcribe(browser)
+    assert answer["language"] == "it"
+    _wait(browser, "#send")
+    _click(browser, "#task input[value='translate']")
+    translated = _transcribe(browser)
+    assert translated["language"] == "it"
+    assert translated["text"] not in {"", answer["text"]}
+    assert not _are_shown(browser, "#send"), "a translation can be sent as what was said"
 
 
 def test_what_gradio_has_beside_is_closed(console):
@@ -296,20 +462,22 @@ def _tab_to(browser, css, keys=60):
     raise AssertionError(f"{css} is not reached by the tab key")
 
 
-def test_works_by_keyboard_alone(console, browser, clip):
-    """Transcribe, hear a segment, correct it and send it, and change tabs, with no pointer; the focus can be seen."""
+def test_works_by_keyboard_alone(console, browser, two_clips):
+    """Transcribe, see numbers, hear a segment, correct it, send it, change tabs, with no pointer; the focus is seen."""
     browser.get(console[0])
     _wait(browser, "#go", 60)
-    _upload(browser, "#clip", clip)  # the file dialog is the browser's
+    _upload(browser, "#clip", two_clips)  # the file dialog is the browser's
     _tab_to(browser, "#go").send_keys(Keys.ENTER)
     _wait(browser, "#shown .w", 60)
-    play = _tab_to(browser, "#shown .from")
+    hidden = _number_of(browser, "#shown ol .w")
+    _tab_to(browser, "#shown .numbers input").send_keys(Keys.SPACE)
+    assert _number_of(browser, "#shown ol .w") != hidden
+    play = _tab_to(browser, "#shown li:last-of-type .from")
     assert browser.execute_script("return getComputedStyle(arguments[0]).outlineStyle", play) == "solid"
+    start = float(play.get_attribute("data-start"))
+    assert start > 2, "the second clip is no segment of its own"
     play.send_keys(Keys.ENTER)
-    WebDriverWait(browser, 10).until(
-        lambda driver: driver.execute_script("return document.querySelector('#shown audio').currentTime > 0"),
-        "the clip was not played from where Enter was pressed",
-    )
+    assert _played_from(browser) == pytest.approx(start, abs=0.1)
     text = _tab_to(browser, "#text textarea")
     text.send_keys(Keys.CONTROL, "a")
     text.send_keys("Corretto con la tastiera.")
@@ -336,7 +504,7 @@ def test_what_is_doubtful_is_seen_without_colour(console, browser, clip):
 
 
 def test_fits_a_phone(console, browser, clip):
-    """At 390 px nothing is scrolled sideways, in no tab."""
+    """At 390 px nothing is scrolled sideways, in no tab, nor with the numbers of all words; a tap shows one's own."""
     address = console[0]
     phone = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
@@ -352,5 +520,12 @@ def test_fits_a_phone(console, browser, clip):
             wide = browser.execute_script("return document.documentElement.scrollWidth")
             _picture(browser, f"phone-{name.lower()}.png")
             assert wide <= 390, f"{name} is {wide} px wide"
+        _tab(browser, "Transcribe")
+        _wait(browser, "#shown .w")
+        hidden = _number_of(browser, "#shown ol .w")
+        _click(browser, "#shown ol .w")
+        assert _number_of(browser, "#shown ol .w") != hidden
+        _click(browser, "#shown .numbers input")
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

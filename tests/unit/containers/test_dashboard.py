@@ -74,6 +74,14 @@ def test_every_metric_is_in_the_table_of_the_operators():
             assert f"`{instrument._name}" in page
 
 
+def test_every_panel_is_in_the_table_of_the_operators():
+    """docs/operations.md says of all of them what they tell, in the dashboard's order, and of none that is gone."""
+    page = (ROOT / "docs" / "operations.md").read_text()
+    rows = re.search(r"^\| panel \| what it tells \|\n\|---\|---\|\n((?:\|.*\n)+)", page, re.MULTILINE)[1].splitlines()
+    assert [row.split("|")[1].strip() for row in rows] == [panel["title"] for panel in DASHBOARD["panels"]]
+    assert all(row.split("|")[2].strip() for row in rows)
+
+
 def test_panels_explain_themselves_and_do_not_overlap():
     """Each has a description, a number of its own and a place of its own in 24 columns."""
     taken = set()

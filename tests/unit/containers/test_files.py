@@ -72,6 +72,26 @@ def test_every_variable_is_a_setting():
     assert named <= known
 
 
+def test_what_the_console_tells_to_set_can_be_set():
+    """Each variable that a page of the console names is handed on, and so are the console's own switch and file."""
+    named = set()
+    for path in (ROOT / "service" / "console").glob("*.py"):
+        named |= set(re.findall(r"WHISPERLOOP_[A-Z_]+[A-Z]", path.read_text()))
+    assert named | {"WHISPERLOOP_CONSOLE", "WHISPERLOOP_CONSOLE_VOTES"} <= set(SERVICES["service"]["environment"])
+
+
+def test_what_is_not_set_is_as_without_containers(monkeypatch):
+    """The composition's defaults are the program's: an empty variable is one that is not set."""
+    for name, value in SERVICES["service"]["environment"].items():
+        if name.startswith("WHISPERLOOP_"):
+            default = re.fullmatch(r"\$\{" + name + r":-(.*)\}", value)[1]
+            monkeypatch.setenv(name, default)
+    handed_on = Settings()
+    for name in SERVICES["service"]["environment"]:
+        monkeypatch.delenv(name, raising=False)
+    assert handed_on == Settings()
+
+
 def test_every_variable_is_explained():
     """docs/deploying.md names what the composition takes from the environment."""
     page = (ROOT / "docs" / "deploying.md").read_text()
@@ -101,11 +121,11 @@ def test_what_is_pinned_has_no_address():
 
 
 def test_the_engine_is_sent_no_more_than_it_needs():
-    """The context begins with nothing; every line that lets something in names what is there, or a room to come."""
+    """The context begins with nothing; every line that lets something in names what is there."""
     lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
     assert lines[0] == "*"
     allowed = {line[1:].rstrip("/") for line in lines if line.startswith("!")}
-    assert {name for name in allowed if not (ROOT / name).exists()} <= {"corrections"}
+    assert {name for name in allowed if not (ROOT / name).exists()} == set()
     copied = set(
         re.findall(
             r"[\w.]+\.(?:toml|txt|md)|LICENSE|docker", " ".join(re.findall(r"^COPY (.*)", DOCKERFILE, re.MULTILINE))

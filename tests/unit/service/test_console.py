@@ -3,7 +3,9 @@
 import asyncio
 import json
 import random
+import re
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 from fastapi import HTTPException, Request, Response
@@ -83,10 +85,29 @@ def test_what_else_could_be_served_to_compare_with(cards, here, setting):
 def test_words_are_marked_by_class_title_and_nothing_is_markup():
     """Each word has its level, its number in words, and no tag of what was said survives."""
     shown = transcript.show(ANSWER, None)
-    assert '<span class="w sure" title="97% (sure)">&lt;b&gt;Hi&lt;/b&gt;</span> <span class="w unsure"' in shown
-    assert 'title="20% (doubtful)">you</span>' in shown
+    assert (
+        '<span class="w sure" tabindex="-1" title="97% (sure)" data-number="97%">&lt;b&gt;Hi&lt;/b&gt;</span>' in shown
+    )
+    assert '</span> <span class="w unsure"' in shown
+    assert 'title="20% (doubtful)" data-number="20%">you</span>' in shown
     assert "<b>" not in shown
     assert "<i>careful" not in shown
+
+
+def test_the_numbers_are_shown_without_a_pointer():
+    """One box, which the tab key reaches, shows all of them, and a tap on a word its own; the words are no stops."""
+    for shown in (transcript.show(ANSWER, None), compare.show_answers([ANSWER], ["m@1"], blind=False)):
+        assert shown.count('<label class="numbers"><input type="checkbox"> ') == 1
+        assert shown.count('tabindex="-1"') == shown.count("data-number=") == len(WORDS)
+        assert 'tabindex="0"' not in shown
+    page = Path(mount.__file__).with_name("page.py").read_text()  # as text: its import is Gradio's, of seconds
+    rule = re.search(r"([^}]*){content:attr\(data-number\)", page)[1]
+    assert rule.replace("\n", "").split(",") == [
+        ".w[data-number]:focus::after",
+        ".transcript:has(.numbers :checked) .w[data-number]::after",
+        ".compared:has(.numbers :checked) .w[data-number]::after",
+    ]
+    assert "numbers" not in transcript.show({**ANSWER, "no_speech": True, "segments": []}, None)
 
 
 @pytest.mark.parametrize(("probability", "name"), [(0.9, "sure"), (0.89, "unsure"), (0.6, "unsure"), (0.0, "doubtful")])
@@ -136,6 +157,28 @@ def test_blind_orders_are_all_equally_likely():
     assert 900 < first.count("a") < 1100
 
 
+def test_one_version_alone_is_not_compared_blind():
+    """There is nothing to vote on, and its name would never be shown."""
+    assert compare.is_blind(["m@1", "m@2"], wanted=True)
+    assert not compare.is_blind(["m@1"], wanted=True)
+    assert not compare.is_blind(["m@1", "m@2"], wanted=False)
+
+
+def test_what_was_ticked_stays_so():
+    """Listed anew, a version is ticked if it was, or is new; if that leaves none, all are, as at first."""
+    found = [("production (m@3)", "m@3"), ("m@2", "m@2"), ("m@1", "m@1")]
+    assert compare.still_ticked(found, [], []) == ["m@3", "m@2", "m@1"]
+    assert compare.still_ticked(found, ["m@1"], ["m@1", "m@2"]) == ["m@3", "m@1"]
+    assert compare.still_ticked(found[1:], ["m@0"], ["m@0", "m@1", "m@2"]) == ["m@2", "m@1"]
+
+
+def test_who_may_not_move_an_alias_is_told_where_to_enter_another_key():
+    """The page has no field for it: the address is said."""
+    from service.console.client import ServiceError
+
+    assert mount.ENTER in str(ServiceError(403, "admin_required", ""))
+
+
 def test_one_that_cannot_answer_does_not_hide_the_others():
     """Its card says why; blind, only that it could not, for the reason may name it."""
     answers = [{"error": "whisper@2 <is> full"}, ANSWER]
@@ -152,6 +195,7 @@ def test_blind_answers_tell_nothing_but_words():
     shown = compare.show_answers([ANSWER, ANSWER], ["A", "B"], blind=True)
     assert "whisper@1" not in shown
     assert "%" not in shown
+    assert "numbers" not in shown
     assert "<b>" not in shown
 
 

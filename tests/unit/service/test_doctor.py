@@ -1,11 +1,17 @@
 """What the doctor looks at before the service is started, what it finds wrong, and that it says how to mend it."""
 
+import importlib.machinery
+import importlib.metadata
 import json
 import os
 import re
 import socket
+import sys
 import threading
 import time
+import tomllib
+import types
+from pathlib import Path
 
 import ctranslate2
 import httpx
@@ -18,6 +24,9 @@ from service import doctor
 from service.__main__ import app
 from service.keys import add_key
 from service.settings import Settings
+
+ROOT = Path(__file__).parents[3]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 @pytest.fixture
@@ -75,6 +84,37 @@ def test_a_version_that_costs_30_s_a_clip(store, tmp_path):
     assert (finding.state, f"elasticize {version.ref}" in finding.mend) == ("warning", True)
 
 
+def test_the_oldest_packages_are_the_projects():
+    """What the doctor holds packages to is what pip holds them to; all of the extra is looked at."""
+    extras = PROJECT["optional-dependencies"]
+    wanted = [*extras["service"], *(one for one in PROJECT["dependencies"] if one.startswith("ctranslate2"))]
+    asked = dict(re.match(r"([\w-]+)>=([\d.]+)", one).groups() for one in wanted)
+    assert {name: ".".join(map(str, oldest)) for name, oldest in doctor.OLDEST.items()} == asked
+    assert extras["console"] == [f"gradio>={doctor._dotted(doctor.OLDEST_GRADIO)},<7"]
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "says"),
+    [
+        ("ctranslate2", "4.8.4", "too old: ctranslate2 4.8.4 (at least 4.8.5)"),
+        ("fastapi", "0.99.1", "too old: fastapi 0.99.1 (at least 0.165)"),
+        ("uvicorn", None, "missing: uvicorn"),
+    ],
+)
+def test_packages_that_are_missing_or_old(name, version, says):
+    """By name and version, with the command that installs them; newer ones, and those of a build of one's own, do."""
+
+    def installed(asked):
+        if asked == name and version is None:
+            raise importlib.metadata.PackageNotFoundError(asked)
+        return version if asked == name else "99.0rc1+mine.1"
+
+    finding = doctor.packages(installed)
+    assert (finding.state, finding.found) == ("error", says)
+    assert ".[service]" in finding.mend
+    assert doctor.packages(lambda _: "99.0rc1+mine.1").state == "ok"
+
+
 @pytest.mark.parametrize(
     ("wanted", "gpus", "has_driver", "state", "says"),
     [
@@ -99,6 +139,44 @@ def test_a_gpu_without_torch(monkeypatch, wanted, state):
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda _: None)
     finding = doctor.device(Settings(device=wanted))
     assert (finding.state, ".[service,gpu]" in finding.mend) == (state, True)
+
+
+def fake_torch(version, cuda, *, finds_gpu):
+    """Return a torch that only says what it is."""
+    torch = types.ModuleType("torch")
+    torch.__spec__ = importlib.machinery.ModuleSpec("torch", None)
+    torch.__version__, torch.version = version, types.SimpleNamespace(cuda=cuda)
+    torch.cuda = types.SimpleNamespace(is_available=lambda: finds_gpu)
+    return torch
+
+
+@pytest.mark.parametrize(
+    ("torch", "state", "says", "mend"),
+    [
+        (fake_torch("2.14.1", "13.0", finds_gpu=True), "ok", "1 GPU, driven by torch 2.14.1", ""),
+        (fake_torch("2.14.1+cpu", None, finds_gpu=False), "error", "built for CPUs only", "torch==2.14.1, from an"),
+        (fake_torch("2.14.1", "13.0", finds_gpu=False), "error", "can use none", "new enough for this torch (CUDA"),
+    ],
+)
+def test_a_gpu_that_torch_is_asked_for(monkeypatch, torch, state, says, mend):
+    """The driver has one; whether torch can use it, torch says, for the service would not be ready without."""
+    monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: 1)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    finding = doctor.device(Settings(device="auto"))
+    assert (finding.state, says in finding.found, mend in finding.mend) == (state, True, True)
+    assert ("WHISPERLOOP_DEVICE=cpu" in finding.mend) == (state != "ok")
+
+
+def test_a_torch_that_cannot_be_imported(monkeypatch):
+    """Beside a GPU, it is an error with its reason; where there is none, nobody tries."""
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda _: object())
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setattr(doctor.shutil, "which", lambda _: None)
+    monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: 1)
+    finding = doctor.device(Settings())
+    assert (finding.state, "cannot be imported: import of torch" in finding.found) == ("error", True)
+    monkeypatch.setattr(ctranslate2, "get_cuda_device_count", lambda: 0)
+    assert doctor.device(Settings()).state == "ok"
 
 
 def test_a_port_in_use():
@@ -179,11 +257,40 @@ def test_where_corrections_are_kept(tmp_path, monkeypatch):
 
 
 def test_the_console(monkeypatch):
-    """Without Gradio, the extra is named."""
-    assert doctor.console(Settings(console=True)).found == "at /"
+    """Without Gradio, or with one that is too old, the extra is named."""
+    assert doctor.console(Settings(console=True)).found.startswith("at /")
     assert doctor.console(Settings(console=False)).found.startswith("off")
+    monkeypatch.setattr(doctor.importlib.metadata, "version", lambda _: "5.49.1")
+    old = doctor.console(Settings(console=True))
+    assert (old.state, old.found) == ("warning", "Gradio 5.49.1 is too old (at least 6.31)")
+    assert ".[service,console]" in old.mend
     monkeypatch.setattr("service.console.mount.importlib.util.find_spec", lambda _: None)
     assert ".[service,console]" in doctor.console(Settings(console=True)).mend
+
+
+def test_what_the_console_keeps(tmp_path, monkeypatch):
+    """Whether corrections are, and where votes are; votes that cannot be written down stop no service."""
+    file, database = tmp_path / "in" / "votes.jsonl", f"sqlite:///{tmp_path}/corrections.db"
+    here = {"console": True, "console_votes": file}
+    assert doctor.console(Settings(console=True)).found == (
+        "at /; what is corrected there is refused, for WHISPERLOOP_CORRECTIONS is not set; "
+        "votes are counted in memory only"
+    )
+    kept = doctor.console(Settings(**here, corrections=database))
+    assert kept.found == f"at /; what is corrected there is kept; votes are kept in {file}"
+    assert not file.parent.exists()
+    lost = doctor.console(Settings(**here, corrections=f"sqlite:///{tmp_path}"))
+    assert "refused, for the reason above" in lost.found
+    file.mkdir(parents=True)
+    folder = doctor.console(Settings(**here))
+    assert (folder.state, folder.found) == ("warning", f"{file} is a folder")
+    assert "WHISPERLOOP_CONSOLE_VOTES" in folder.mend
+    file.rmdir()
+    file.touch()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert doctor.console(Settings(**here)).found == f"{file} cannot be written to"
+    nowhere = doctor.console(Settings(console=True, console_votes=file / "votes.jsonl"))
+    assert (nowhere.state, "WHISPERLOOP_CONSOLE_VOTES" in nowhere.mend) == ("warning", True)
 
 
 def test_the_command(store):

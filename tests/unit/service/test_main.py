@@ -53,12 +53,13 @@ def test_senseless_settings_are_refused(wrong):
         Settings(**wrong)
 
 
-def test_keys_that_are_not_set(monkeypatch):
-    """Compose passes on an empty variable: that is no file of keys, and not the folder that it runs in."""
-    monkeypatch.setenv("WHISPERLOOP_KEYS", "")
-    assert Settings().keys is None
-    monkeypatch.setenv("WHISPERLOOP_KEYS", "keys.jsonl")
-    assert Settings().keys == Path("keys.jsonl")
+@pytest.mark.parametrize("name", ["keys", "console_votes"])
+def test_a_file_that_is_not_set(monkeypatch, name):
+    """Compose passes on an empty variable: that is no file, and not the folder that it runs in."""
+    monkeypatch.setenv(f"WHISPERLOOP_{name.upper()}", "")
+    assert getattr(Settings(), name) is None
+    monkeypatch.setenv(f"WHISPERLOOP_{name.upper()}", "some.jsonl")
+    assert getattr(Settings(), name) == Path("some.jsonl")
 
 
 def test_a_setting_that_is_none_is_told(served, monkeypatch, tmp_path):
