@@ -203,7 +203,6 @@ def wait_for(job):
         time.sleep(0.2)
 
 
-@pytest.mark.full
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 @pytest.mark.parametrize("block", blocks("sh"))
 def test_a_block_of_commands_works(run, folder, block):
@@ -232,7 +231,6 @@ def test_a_block_of_commands_works(run, folder, block):
             }
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("block", blocks("python"))
 def test_a_block_of_python_prints_the_words(run, block):
     """It is a whole program, and prints what is said in the clip."""
