@@ -97,7 +97,11 @@ ROWS = (
 )
 
 PADDING = (
-    Row("clips as long as they are", {"learning_rate": 1e-5}),
+    Row(
+        "clips as long as they are",
+        {"learning_rate": 1e-5},
+        contexts=(*(ElasticContext(elastic=True, margin=margin) for margin in (64, 96, 128)), ElasticContext()),
+    ),
     Row("the same, padded to 30 s", {"learning_rate": 1e-5, "full_context_share": 1.0}, contexts=(ElasticContext(),)),
 )
 """At the rate that was best of `ROWS`: which of two recipes is better shows where neither is overdone."""

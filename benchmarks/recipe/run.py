@@ -37,7 +37,7 @@ def run(registry: Path, runs: Path, *, only: Sequence[str], steps: int, jobs: in
         base = base_row(laboratory)
         short, padded = run_rows(laboratory, PADDING, 1, shell.say)
         at_30_s = next(one for one in padded if not one.context.elastic)
-        text = padding_report(base, short[0], at_30_s, full_share=config.full_context_share)
+        text = padding_report(base, short, at_30_s, full_share=config.full_context_share)
         (into / "padding.md").write_text(text, encoding="utf-8")
         shell.say(f"short and padded side by side: {into / 'padding.md'}")
     if wanted & {"parts", "folds"}:

@@ -94,19 +94,24 @@ def test_padding_alone_is_between_the_two():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "verdict"), [(1, "(no worse by more than 0.02)"), (3, "(not shown to be no worse by more than 0.02)")]
+    ("wrong", "verdict"), [(1, "served at a margin of 32"), (3, "served at 30 s"), (4, "served at none of these")]
 )
 def test_short_against_padded_has_a_verdict(wrong, verdict):
     """The upper end of the difference decides, and the ratio of the times is padded over short."""
     base = heard("base", 4, context=ElasticContext())
-    short = replace(heard("short", wrong), seconds_a_step=0.5)
+    elastic = ElasticContext(elastic=True, margin=32)
+    short = [
+        replace(heard("short", wrong, context=elastic), seconds_a_step=0.5),
+        replace(heard("short", 1 if wrong == 3 else 4, context=ElasticContext()), seconds_a_step=0.5),
+    ]
     padded = replace(heard("padded", 2, context=ElasticContext()), seconds_a_step=3.0)
     text = padding_report(base, short, padded, full_share=0.02)
-    assert f"| short | 0.{wrong}00 | 0.{wrong}00 | 0.{wrong}00 | 0.50 |" in text
-    assert f"Short less padded: {(wrong - 2) / 10:+.3f} [" in text
-    assert verdict in text
+    rate = f"0.{wrong}00"
+    assert f"| short | 0.50 | a margin of 32 | {rate} | {rate} | {rate} | {(wrong - 2) / 10:+.3f} [" in text
+    assert "| padded | 3.00 | 30 s | 0.200 | 0.200 | 0.200 | | |" in text
+    assert f"by the interval's upper end: {verdict}. " in text
     assert "6.0 times faster" in text
-    lost = padding_report(base, replace(short, seconds_a_step=math.nan), padded, full_share=0.02)
+    lost = padding_report(base, [replace(one, seconds_a_step=math.nan) for one in short], padded, full_share=0.02)
     assert "The times were lost." in lost
     assert "nan times" not in lost
     assert "with 2 % of the steps at 30 s" in text
