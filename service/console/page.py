@@ -40,7 +40,7 @@ CSS = """
 .gradio-container,.gradio-container main{width:100%!important;box-sizing:border-box}
 .gradio-container>main,.gradio-container .app{padding:0!important}
 @media(max-width:480px){.gradio-container{padding:.5rem!important}.tab-container button[role=tab]{padding:0 .55rem}}
-.corrections p{display:block}.corrections li,.reports li{display:block}
+.corrections p{display:block}.corrections li,.reports>li{display:block}
 h1{font-size:1.4rem;margin:.2rem 0}
 .transcript ol,.transcript ul,.corrections,.reports{list-style:none;padding:0;margin:.5rem 0}
 .transcript li{display:flex;flex-wrap:wrap;gap:.25rem .75rem;align-items:baseline;margin:.4rem 0}
@@ -62,7 +62,7 @@ margin-left:.2em;font-size:.75rem}
 .flag{font-size:.8rem;border:1px solid currentColor;border-radius:.3rem;padding:0 .3rem}
 .files a{display:inline-block;padding:.6rem .4rem;text-decoration:underline}
 .compared{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(16rem,100%),1fr));gap:.75rem}
-.compared article,.version,.corrections li,.reports li{border:1px solid #8886;border-radius:.5rem;padding:.6rem;
+.compared article,.version,.corrections li,.reports>li{border:1px solid #8886;border-radius:.5rem;padding:.6rem;
 margin:.5rem 0;overflow-wrap:anywhere}
 .compared h3,.version h3{margin:.1rem 0;font-size:1rem;overflow-wrap:anywhere}
 .badge{display:inline-block;border:1px solid currentColor;border-radius:1rem;padding:0 .5rem;font-size:.8rem}
