@@ -35,6 +35,23 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
+def chromium(from_debian):
+    """Return a function that starts a headless Chromium with more arguments, which notes what pages log and ask for."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="the browser is driven by selenium")
+    driven_by = from_debian(lambda: shutil.which("chromedriver"), "chromium", "chromium-driver")
+    usual = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1100,1400", "--no-first-run")
+
+    def start(*arguments):
+        options = webdriver.ChromeOptions()
+        for argument in (*usual, "--disable-background-networking", "--disable-component-update", *arguments):
+            options.add_argument(argument)
+        options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+        return webdriver.Chrome(options=options, service=webdriver.ChromeService(driven_by))
+
+    return start
+
+
+@pytest.fixture(scope="session")
 def one_at_a_time():
     """Return a lock for what the tests of several workers would download or install at once."""
     RUNS.mkdir(exist_ok=True)

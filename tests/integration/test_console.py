@@ -19,14 +19,16 @@ from registry import Registry
 from service.console.mount import COOKIE, ENTER
 from service.keys import add_key
 from speech.audio import SAMPLE_RATE, decode_audio
+from speech.text import normalize
 from training.demo import serving
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="the browser is driven by selenium")
+pytest.importorskip("selenium.webdriver", reason="the browser is driven by selenium")
 pytest.importorskip("gradio", reason="the console is made of gradio")
 
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
 # What selenium leaves to the collector is its own.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -144,19 +146,13 @@ def _write(path, parts):
 
 
 @pytest.fixture(scope="module")
-def browser(spoken, from_debian):
-    """Drive a headless Chromium that logs what it asks for, with a microphone that hears a clip."""
-    driven_by = from_debian(lambda: shutil.which("chromedriver"), "chromium", "chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.add_argument("--use-fake-ui-for-media-stream")
-    options.add_argument("--use-fake-device-for-media-stream")
-    options.add_argument(f"--use-file-for-fake-audio-capture={spoken}")
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1100,1400"):
-        options.add_argument(argument)
-    for argument in ("--disable-background-networking", "--disable-component-update", "--no-first-run"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(driven_by))
+def browser(spoken, chromium):
+    """Drive a Chromium with a microphone that hears a clip."""
+    driver = chromium(
+        "--use-fake-ui-for-media-stream",
+        "--use-fake-device-for-media-stream",
+        f"--use-file-for-fake-audio-capture={spoken}",
+    )
     yield driver
     driver.quit()
 
@@ -230,12 +226,12 @@ def _number_of(browser, css):
     )
 
 
-def _transcribe(browser):
+def _transcribe(browser, seconds=60):
     """Press the button and return the answer, from the file that can be downloaded, once it is not the last one's."""
     link = """const link = document.querySelector("#files a[download='transcript.json']"); return link && link.href"""
     before = browser.execute_script(link)
     _click(browser, "#go")
-    href = WebDriverWait(browser, 60).until(
+    href = WebDriverWait(browser, seconds).until(
         lambda driver: (found := driver.execute_script(link)) != before and found, "nothing was transcribed"
     )
     return json.loads(base64.b64decode(href.partition(",")[2]))
@@ -421,6 +417,34 @@ def test_language_and_task_go_along(console, browser, italian):
     assert not _are_shown(browser, "#send"), "a translation can be sent as what was said"
 
 
+WATCH = """
+window.texts = [];
+new MutationObserver(() => {
+  const shown = document.querySelector('#shown .said'), text = shown ? shown.textContent : '';
+  if (text.endsWith('…') && window.texts.at(-1) !== text) window.texts.push(text);
+}).observe(document.body, {childList: true, subtree: true, characterData: true});
+"""
+
+
+def test_a_long_recording_grows_as_it_is_heard(console, browser, italian, tmp_path):
+    """What windows say is shown when they are done, and not when all of them are; each time it is more."""
+    path = tmp_path / "long.wav"
+    clips = [decode_audio(Path(one.audio.path)) for one in italian if 3 < one.audio.duration < 6][:60]
+    _write(path, [part for clip in clips for part in (clip, SILENCE)])
+    browser.get(console[0])
+    _wait(browser, "#go", 60)
+    _upload(browser, "#clip", str(path))
+    _choose(browser, "#language", "Italian")
+    browser.execute_script(WATCH)
+    answer = _transcribe(browser, 300)
+    listening, *texts = [text.removesuffix("…").strip() for text in browser.execute_script("return window.texts")]
+    assert listening == "Listening"
+    assert len(texts) > 1
+    assert [len(text) for text in texts] == sorted({len(text) for text in texts})
+    for text in texts:
+        assert normalize(answer["text"]).startswith(normalize(text))
+
+
 def test_what_gradio_has_beside_is_closed(console):
     """No address is fetched, no program is run on an upload, no other site's page reads or sends anything."""
     address = console[0]
@@ -457,7 +481,7 @@ def _focused(browser):
 def _tab_to(browser, css, keys=60):
     """Press the tab key until an element has the focus."""
     for _ in range(keys):
-        webdriver.ActionChains(browser).send_keys(Keys.TAB).perform()
+        ActionChains(browser).send_keys(Keys.TAB).perform()
         if browser.execute_script("return document.activeElement.matches(arguments[0])", css):
             return _focused(browser)
     raise AssertionError(f"{css} is not reached by the tab key")

@@ -1,7 +1,6 @@
 """The pages that training leaves behind, opened in a real browser: the gate's, and lint's."""
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -14,8 +13,8 @@ from training.lint.lint import lint
 from training.lint.page import write_page as write_lint_page
 from training.lint.report import Suspect
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="the browser is driven by selenium")
-from selenium.webdriver.common.by import By  # noqa: E402
+pytest.importorskip("selenium.webdriver", reason="the browser is driven by selenium")
+from selenium.webdriver.common.by import By
 
 # What selenium leaves to the collector is its own.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -78,14 +77,9 @@ def lint_page(clips, base, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def browser(from_debian):
-    """Drive a headless Chromium that notes what a page logs."""
-    driven_by = from_debian(lambda: shutil.which("chromedriver"), "chromium", "chromium-driver")
-    options = webdriver.ChromeOptions()
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--no-first-run"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(driven_by))
+def browser(chromium):
+    """Drive a Chromium."""
+    driver = chromium()
     yield driver
     driver.quit()
 
