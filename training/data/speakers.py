@@ -1,7 +1,8 @@
 """Who is held out where a language has several speakers: nobody is heard in two splits, so scores tell of new voices.
 
-It draws speakers and gives their clips a split, as if their source had. Where speakers are too few, or keeping them
-apart would cost too many clips, it does nothing, and `training.data.splits` draws sentences, whoever says them.
+It draws speakers and gives their clips a split, as if their source had, for test first. Where speakers are too few, or
+keeping them apart would cost too many clips, it leaves dev, or both, to `training.data.splits`, which draws sentences,
+whoever says them.
 """
 
 import hashlib
@@ -99,7 +100,7 @@ def _hold_out(
     for utterance in free:
         if utterance.speaker is not None:
             by_speaker[utterance.speaker].append(utterance)
-    if not missing or len(by_speaker) <= len(missing):  # one of them is to be learned from
+    if not missing:
         return {}
     sentence_of = sentences_of(list(utterances))
     pool = _Pool(seed, language, dict(by_speaker), sentence_of, Counter(sentence_of.values()))
@@ -108,8 +109,8 @@ def _hold_out(
     for name, count in missing.items():
         closed = {sentence_of[clip] for clip in never_test if clip in sentence_of} if name == "test" else set()
         speakers, drawn = _draw_speakers(pool, name, count, closed, spare)
-        if not drawn or len(speakers) == len(pool.by_speaker):
-            return {}
+        if not drawn or len(speakers) == len(pool.by_speaker):  # somebody is to be learned from
+            break
         for speaker in speakers:
             clips = pool.by_speaker.pop(speaker)
             split_of |= {clip.id: name if clip.id in drawn else None for clip in clips}

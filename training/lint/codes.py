@@ -61,7 +61,7 @@ CODES: dict[str, Rule] = {
         "a speaker says the same sentence in train and held out", "remove it from one of them"
     ),
     "speaker_across_splits": _error(
-        "speakers are in train and held out, though the language has several: the score would not tell of new ones",
+        "speakers are in test and elsewhere, though the language has several: the score would not tell of new ones",
         "give splits that no speaker crosses, or more speakers; or --accept it, if nobody else will speak",
     ),
     "cannot_decide": _error(
@@ -74,8 +74,12 @@ CODES: dict[str, Rule] = {
         "a guard's sentence or audio is trained on, so it is left out of what is watched", "watch other clips"
     ),
     "two_speakers": _warning(
-        "both of the language's speakers are in train and held out: scores say nothing of other voices",
+        "the language has two speakers, who are in test and elsewhere: scores say nothing of other voices",
         "add speakers, or expect no more than this",
+    ),
+    "dev_speakers": _warning(
+        "speakers are in train and in dev: what is chosen may suit known voices better than new ones",
+        "add speakers, or a dev set of others",
     ),
     "unknown_speakers": _warning(
         "the clips name no speaker: whether one is in train and held out cannot be checked", "add a speaker column"

@@ -149,11 +149,13 @@ def _speakers(language: str, group: Sequence[Utterance]) -> Iterator[Finding]:
     if len(names) < 2:
         return
     crossing = _crossing(group, {u.id: u.speaker for u in group if u.speaker is not None})
-    if crossing:
-        who = sorted({str(one[0].speaker) for one in crossing})
-        more = f"{len(who)} of {len(names)} speakers: {', '.join(who[:5])}{', …' if len(who) > 5 else ''}"
-        code = "speaker_across_splits" if len(names) > 2 else "two_speakers"  # one to learn from, choose and judge by
-        yield finding(code, where=language, ids=_ids(crossing), more=more)
+    tested = [one for one in crossing if any(u.split == "test" for u in one)]
+    code = "speaker_across_splits" if len(names) > 2 else "two_speakers"
+    for found, of in ((code, tested), ("dev_speakers", [one for one in crossing if one not in tested])):
+        if of:
+            who = sorted({str(one[0].speaker) for one in of})
+            more = f"{len(who)} of {len(names)} speakers: {', '.join(who[:5])}{', …' if len(who) > 5 else ''}"
+            yield finding(found, where=language, ids=_ids(of), more=more)
     if seconds:
         name, most = seconds.most_common(1)[0]
         if most > DOMINANT_SHARE * seconds.total():

@@ -1,5 +1,7 @@
 """What the splits share, each kind of leak planted alone."""
 
+import pytest
+
 from training.lint.leakage import check_splits
 
 
@@ -84,6 +86,27 @@ def test_a_speaker_on_both_sides_is_an_error_where_there_are_several(clips):
     assert (found.code, found.level) == ("speaker_across_splits", "error")
     assert "5 of 5 speakers" in found.what
     assert all(not u.id or u.split != "train" for u in mixed if u.id in found.ids)
+
+
+@pytest.mark.parametrize(
+    ("n_speakers", "splits", "code", "level"),
+    [
+        (2, ("train", "test"), "two_speakers", "warning"),
+        (3, ("train", "test"), "speaker_across_splits", "error"),
+        (3, ("dev", "test"), "speaker_across_splits", "error"),
+        (3, ("train", "dev"), "dev_speakers", "warning"),
+    ],
+)
+def test_where_speakers_are_on_both_sides_matters(utterance, n_speakers, splits, code, level):
+    """Scores are of test; dev chooses only; and of two speakers, none can judge while others are learned and choose."""
+    mixed = [
+        utterance(f"{who}-{n}", f"frase {who} {n}", speaker=f"s{who}", split=splits[n % 2])
+        for who in range(n_speakers)
+        for n in range(8)
+    ]
+    [found] = [f for f in check_splits(mixed) if f.code in {"two_speakers", "speaker_across_splits", "dev_speakers"}]
+    assert (found.code, found.level) == (code, level)
+    assert f"{n_speakers} of {n_speakers} speakers" in found.what
 
 
 def test_a_language_with_one_speaker_is_a_warning(clips):
