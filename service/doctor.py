@@ -94,10 +94,10 @@ def packages(installed: Callable[[str], str] = importlib.metadata.version) -> Fi
     if missing or old:
         faults = [
             *(["missing: " + ", ".join(missing)] if missing else []),
-            *(["too old: " + ", ".join(old)] if old else []),
+            *(["older than was tried: " + ", ".join(old)] if old else []),
         ]
         mend = f"make setup, or {machine.how_to_install('service')}"
-        return Finding("Packages", "error", "; ".join(faults), mend)
+        return Finding("Packages", "error" if missing else "warning", "; ".join(faults), mend)
     return Finding("Packages", "ok", ", ".join(f"{name} {installed(name)}" for name in OLDEST))
 
 

@@ -82,6 +82,7 @@ def lint_command(
             detect=detect,
             accept=accept or (),
             more=[*data.findings, *(finding("unusual_learning_rate", more=one) for one in odd)],
+            drawn=data.drawn,
             seed=settings.seed,
             progress=shell.progress,
         )

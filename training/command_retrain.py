@@ -190,6 +190,7 @@ def came_to(outcome: "Outcome", store: Registry) -> "Turn":
     return Turn(
         result="promoted" if outcome.promoted else results[outcome.verdict.decision],
         detail="; ".join(outcome.verdict.reasons) or outcome.verdict.decision,
+        reasons=tuple(outcome.verdict.reasons),
         version=version.ref,
         verdict=verdicts[-1] if verdicts else None,
         run=str(outcome.run),

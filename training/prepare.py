@@ -51,6 +51,8 @@ class Data:
     """General speech to rehearse."""
     guards: list[Utterance] = field(default_factory=list)
     """General speech to watch: its dev split in choices, its test split at the gate."""
+    drawn: frozenset[str] = frozenset()
+    """Languages whose test set no source gave: the run drew it."""
 
     def of(self, name: str) -> list[Utterance]:
         """Return the utterances of a split."""
@@ -121,7 +123,8 @@ def prepare(config: TrainingConfig, tokenizer: WhisperTokenizer, cache: Path) ->
         if wanted and not there:
             raise ConfigError(f"{name}: no clip is left of it: too few sentences, or all are in dev and test, too")
     report = DataReport.of(divided, [*dropped, *leaked])
-    return Data(divided, report, _fingerprint(divided, replay, guards), replay, guards)
+    drawn = languages - {utterance.language for utterance in utterances if utterance.split == "test"}
+    return Data(divided, report, _fingerprint(divided, replay, guards), replay, guards, frozenset(drawn))
 
 
 def _fingerprint(divided: Iterable[Utterance], replay: Iterable[Utterance], guards: Iterable[Utterance]) -> str:

@@ -46,6 +46,7 @@ class Report(BaseModel):
     name: str
     result: Result
     detail: str  # one line for people
+    reasons: tuple[str, ...] = ()  # of the verdict, which the line joins
     key: str | None = None  # of data, recipe and base: the same key is not trained on twice
     version: str | None = None  # that was published
     verdict: str | None = None  # the verdict's file in the registry
@@ -62,6 +63,7 @@ class Turn(BaseModel):
 
     result: Result
     detail: str
+    reasons: tuple[str, ...] = ()
     version: str | None = None
     verdict: str | None = None
     run: str | None = None

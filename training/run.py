@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from registry import Registry, Version, hash_file
 from registry.files import write_atomically
 from registry.importing import import_model
@@ -30,7 +32,7 @@ from training.interpolate import choose_alpha
 from training.learned import unseen
 from training.learning_rate import unusual
 from training.lint.codes import CODES
-from training.lint.lint import lint
+from training.lint.lint import check_rows, judged, lint
 from training.lint.report import LintError, LintReport
 from training.measure import DECODING, score
 from training.prepare import Data, prepare
@@ -39,7 +41,7 @@ from training.shell import StepError
 from training.testset import guards_of
 
 TOLD = frozenset(
-    {code for code in CODES if code.endswith("_across_splits")} | {"two_speakers", "dev_speakers", "trained_guard"}
+    {code for code in CODES if code.endswith("_across_splits")} | {"speakers_mixed", "dev_speakers", "trained_guard"}
 )
 """Warnings of lint that a run tells: a gain on what was all but learned is none."""
 
@@ -203,24 +205,40 @@ def _lint(
     say: Callable[[str], None],
     progress: Progress,
 ) -> None:
-    """Refuse faulty data before anything is spent on them; the base does not listen. What passed is not read again.
+    """Refuse faulty data before anything is spent on them; the base does not listen.
+
+    What passed is not read again, and a run that has published is not refused afterwards.
 
     Raises:
         LintError: there are errors.
     """
+    if (folder / "published.json").is_file():
+        return
     kept = folder / "lint.json"
-    report = LintReport.model_validate_json(kept.read_text(encoding="utf-8")) if kept.is_file() else None
-    if report is None or report.errors or unattended:
-        rows = [row for row in data.report.dropped if unattended or row.by_source_rule]
-        report = lint(data.utterances, rows, tokenizer=tokenizer, accept=accept, seed=seed, progress=progress)
+    report = _passed(kept)
+    if report is None:
+        rows = [row for row in data.report.dropped if row.by_source_rule]
+        report = lint(
+            data.utterances, rows, tokenizer=tokenizer, accept=accept, drawn=data.drawn, seed=seed, progress=progress
+        )
         report.write(kept)
-    for error in report.errors:
-        say(f"error {error.line}")
-    for warning in report.warnings:
-        if warning.accepted or warning.code in TOLD:
-            say(f"warning {warning.line}")
-    if report.errors:
-        raise LintError(report)
+    faulty = [row for row in data.report.dropped if not row.by_source_rule]
+    findings = [*report.findings, *(judged(check_rows(faulty), accept) if unattended else ())]
+    errors = [found for found in findings if found.level == "error"]
+    for found in findings:
+        if found.level == "error" or found.accepted or found.code in TOLD:
+            say(f"{found.level} {found.line}")
+    if errors:
+        raise LintError(errors)
+
+
+def _passed(path: Path) -> LintReport | None:
+    """Return a report that was kept, if it is one, of today's form, without errors."""
+    try:
+        report = LintReport.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+    return None if report.errors else report
 
 
 def resolve_base(reference: str, registry: Registry, say: Callable[[str], None]) -> Version:
@@ -238,14 +256,14 @@ def decide(registry: Registry, contest: Contest, data: TestSet, folder: Path, *,
     if production is not None and production.id == version.id:
         return True  # an earlier run of the same was promoted
     verdict_file = keep(contest, registry, data, folder, folder / LOGS)
+    promotes = contest.verdict.passed and may_promote
+    if promotes:  # first: if production has moved meanwhile, no alias moves
+        promote(contest, registry, verdict_file)
     candidate = registry.alias(version.name, "candidate")
     if candidate is None or candidate.version != version.id:
         expected = None if candidate is None else candidate.version
         reason = "published by a training run"
         registry.move_alias(version.name, "candidate", version.id, expected=expected, reason=reason)
-    promotes = contest.verdict.passed and may_promote
-    if promotes:
-        promote(contest, registry, verdict_file)
     return promotes
 
 
@@ -334,7 +352,7 @@ def _describe(data: Data) -> list[str]:
         for language in sorted({u.language for u in data.utterances})
     )
     lines = [f"speech: {kept} clips (train/dev/test)"]
-    for what, counts in (("left out by their source's rules", data.report.left_out), ("faulty", data.report.faulty)):
+    for what, counts in (("left out by rule", data.report.left_out), ("faulty", data.report.faulty)):
         if counts:
             lines.append(f"{sum(counts.values())} {what}: " + ", ".join(f"{n} {code}" for code, n in counts.items()))
     return lines

@@ -178,7 +178,9 @@ def run_row(laboratory: Laboratory, row: Row) -> list[Heard]:
     wanted = [(alpha, served) for alpha in row.alphas] + [(1.0, one) for one in row.contexts if one != served]
     done = folder / "done.json"
     clock = StepClock()
-    if not done.is_file():
+    if not done.is_file() or not all(_kept(laboratory, row, alpha, context).is_file() for alpha, context in wanted):
+        done.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)  # the weights are gone, and more is to be heard than was
         config = changed(laboratory.config, row)
         replay = _rehearsed(laboratory) if row.replay and config.replay_labels == "base" else laboratory.data.replay
         with _start_doubled() if row.doubled_start else nullcontext():
@@ -215,11 +217,10 @@ def changed(config: TrainingConfig, row: Row) -> TrainingConfig:
 
 def _hear(laboratory: Laboratory, row: Row, checkpoint: Path | None, alpha: float, context: ElasticContext) -> Heard:
     """Transcribe what is held out, unless that was done before."""
-    at = f"{context.margin}" if context.elastic else "full"
-    kept = laboratory.folder / _slug(row.name) / f"alpha-{alpha:g}-margin-{at}.jsonl.gz"
+    kept = _kept(laboratory, row, alpha, context)
     if not kept.is_file():
         if checkpoint is None:
-            raise FileNotFoundError(f"{kept} was deleted, but not the done.json beside it: delete the folder")
+            raise FileNotFoundError(kept)
         held_out = laboratory.clips(row.fold)["test"]
         engine = _engine(checkpoint, context)
         write_hypotheses(kept, transcribe_utterances(engine, [*held_out, *laboratory.data.guards], laboratory.folder))
@@ -233,6 +234,12 @@ def _hear(laboratory: Laboratory, row: Row, checkpoint: Path | None, alpha: floa
         [one for one in heard if one.id not in guards],
         [one for one in heard if one.id in guards],
     )
+
+
+def _kept(laboratory: Laboratory, row: Row, alpha: float, context: ElasticContext) -> Path:
+    """Return where lies what was heard."""
+    at = f"{context.margin}" if context.elastic else "full"
+    return laboratory.folder / _slug(row.name) / f"alpha-{alpha:g}-margin-{at}.jsonl.gz"
 
 
 def _engine(checkpoint: Path, context: ElasticContext) -> Engine:

@@ -87,12 +87,15 @@ def show_reports(reports: Sequence[Mapping[str, Any]]) -> str:
         return "<p>No retraining has reported yet.</p>"
     shown = "".join(
         f"<li><b>{escape(str(one.get('result', '')).replace('_', ' '))}</b> · {escape(str(one.get('name', '')))} · "
-        f"{escape(str(one.get('started_at', '')))}{_reasons(str(one.get('detail', '')))}</li>"
+        f"{escape(str(one.get('started_at', '')))}{_said(one)}</li>"
         for one in reports[:SHOWN_REPORTS]
     )
     return f'<ul class="reports">{shown}</ul>'
 
 
-def _reasons(detail: str) -> str:
-    """Return a report's one line as the reasons that it joins: with all of a gate's guards, it is a wall of text."""
-    return f"<ul>{''.join(f'<li>{escape(reason)}</li>' for reason in detail.split('; '))}</ul>"
+def _said(report: Mapping[str, Any]) -> str:
+    """Return a verdict's reasons one by one: in a line, a gate's guards are a wall of text; else what is told."""
+    reasons = report.get("reasons")
+    if isinstance(reasons, list) and reasons:
+        return f"<ul>{''.join(f'<li>{escape(str(reason))}</li>' for reason in reasons)}</ul>"
+    return f"<br>{escape(str(report.get('detail', '')))}"

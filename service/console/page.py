@@ -202,8 +202,8 @@ def _transcribe_tab(service: FastAPI, page: Any, tab: Any) -> None:  # noqa: PLR
     async def look(chosen: str | None, request: gr.Request) -> Any:
         try:
             names = (await _caller(service, request).get("/v1/models"))["data"]
-        except ServiceError:
-            names = []
+        except ServiceError:  # as it was: nobody wants to be moved to another model by a hiccup
+            return gr.update(choices=_languages(service)), gr.update()
         served = [("what is served", ""), *((one["id"], one["id"]) for one in names if one["id"] != "whisper-1")]
         still = chosen if chosen in {ref for _, ref in served} else ""  # a version may be gone since
         return gr.update(choices=_languages(service)), gr.update(choices=served, value=still)

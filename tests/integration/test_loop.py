@@ -272,11 +272,18 @@ def test_a_worse_candidate_is_refused(outcome, config, noisy_registry, worse, tm
 
 @pytest.fixture
 def overtaken(noisy_registry, worse):
-    """Put the worse version into production: the run that is done would be promoted again."""
-    before = noisy_registry.alias("loop", "production")
-    if before.version != worse.id:
-        noisy_registry.move_alias("loop", "production", worse.id, reason="by hand", expected=before.version)
-    return worse
+    """Let production and candidate be the worse version, as if the run had been overtaken, and put them back."""
+
+    def move(versions):
+        for name, version in versions.items():
+            now = noisy_registry.alias("loop", name).version
+            if now != version:
+                noisy_registry.move_alias("loop", name, version, reason="by hand", expected=now)
+
+    before, _ = standing(noisy_registry)
+    move(dict.fromkeys(before, worse.id))
+    yield worse
+    move(before)
 
 
 def standing(registry):
@@ -305,18 +312,18 @@ def test_a_run_that_fails_moves_no_alias(outcome, config, noisy_registry, overta
     finally:
         published.write_bytes(content)
     assert standing(noisy_registry) == before
-    assert before[0]["production"] == overtaken.id
+    assert before[0] == {"production": overtaken.id, "candidate": overtaken.id}
 
 
 def test_production_can_be_left_to_people(outcome, config, noisy_registry, overtaken):
-    """Told not to promote, a run publishes and judges, says what may be done by hand, and leaves production alone."""
+    """Told not to promote, a run names its candidate, says what may be done by hand, and leaves production alone."""
     _, runs = outcome
-    before, said = standing(noisy_registry), []
+    said = []
     passed = run(config, noisy_registry, runs, say=said.append, progress=Shell().progress, may_promote=False)
     assert (passed.verdict.passed, passed.promoted) == (True, False)
     assert any("may be promoted: python -m registry alias" in line for line in said)
-    assert standing(noisy_registry) == before
-    assert before[0]["production"] == overtaken.id
+    aliases, _ = standing(noisy_registry)
+    assert aliases == {"production": overtaken.id, "candidate": passed.version.id}
     turn = came_to(passed, noisy_registry)
     assert (turn.result, turn.version) == ("candidate", passed.version.ref)
     assert noisy_registry.verdict("loop", turn.verdict)["passed"] is True

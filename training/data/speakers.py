@@ -29,8 +29,8 @@ def hold_out_speakers(
     """Give test and dev, where a language has none of its own, to speakers of whom nothing is learned.
 
     What is drawn of them is exactly what is wanted, and says nothing that the others say; the rest of what they say is
-    left out. Speakers are drawn in the order of a hash, those with no more clips than are wanted first. Clips without
-    a speaker are learned from.
+    left out. Clips without a speaker are learned from, and so are those of a speaker who has a given split. Languages
+    are drawn apart: who speaks two may be held out in one and learned from in the other.
 
     Args:
         utterances: of any number of languages.
@@ -41,7 +41,7 @@ def hold_out_speakers(
 
     Returns:
         The utterances in their order, those of held-out speakers with a split, and those that are left out (reason
-        "held_out_speaker").
+        "held_out_surplus").
     """
     utterances = list(utterances)
     by_language: defaultdict[str, list[Utterance]] = defaultdict(list)
@@ -63,7 +63,7 @@ def hold_out_speakers(
                 Dropped(
                     id=utterance.id,
                     source=utterance.source,
-                    reason="held_out_speaker",
+                    reason="held_out_surplus",
                     detail=detail,
                     by_source_rule=True,
                 )
@@ -78,6 +78,8 @@ class _Pool:
     seed: int
     language: str
     by_speaker: dict[str, list[Utterance]]
+    corrected: frozenset[str]
+    """Speakers of corrections: they are held out only if the others do not suffice."""
     sentence_of: dict[str, str]
     others: Counter[str]
     """Sentence → clips of it by those who are not held out, or have no name."""
@@ -93,17 +95,21 @@ def _hold_out(
     """Return the split of each clip of a held-out speaker, None if it is left out; nothing if nobody is held out."""
     given = {utterance.split for utterance in utterances}
     missing = {name: count for name, count in wanted.items() if count and name not in given}
-    free = [utterance for utterance in utterances if utterance.split is None]
-    if "test" not in missing and len(free) < sum(missing.values()):  # as `split` lends training clips to dev
-        free = [utterance for utterance in utterances if utterance.split in {None, "train"}]
-    by_speaker: defaultdict[str, list[Utterance]] = defaultdict(list)
-    for utterance in free:
-        if utterance.speaker is not None:
-            by_speaker[utterance.speaker].append(utterance)
     if not missing:
         return {}
+    drawn_from: set[SplitName | None] = {None}
+    free = [utterance for utterance in utterances if utterance.split is None]
+    if "test" not in missing and len(free) < sum(missing.values()):  # as `split` lends training clips to dev
+        drawn_from = {None, "train"}
+        free = [utterance for utterance in utterances if utterance.split in drawn_from]
+    elsewhere = {utterance.speaker for utterance in utterances if utterance.split not in drawn_from}
+    by_speaker: defaultdict[str, list[Utterance]] = defaultdict(list)
+    for utterance in free:
+        if utterance.speaker is not None and utterance.speaker not in elsewhere:
+            by_speaker[utterance.speaker].append(utterance)
     sentence_of = sentences_of(list(utterances))
-    pool = _Pool(seed, language, dict(by_speaker), sentence_of, Counter(sentence_of.values()))
+    corrected = frozenset(who for who, clips in by_speaker.items() if any(clip.id in never_test for clip in clips))
+    pool = _Pool(seed, language, dict(by_speaker), corrected, sentence_of, Counter(sentence_of.values()))
     spare = round(MAX_LEFT_OUT * len(free))
     split_of: dict[str, SplitName | None] = {}
     for name, count in missing.items():
@@ -121,31 +127,35 @@ def _hold_out(
 def _draw_speakers(
     pool: _Pool, name: SplitName, count: int, closed: Collection[str], spare: int
 ) -> tuple[list[str], set[str]]:
-    """Return speakers, and the ids of so many clips of theirs that say what nobody else says; no ids if it fails."""
+    """Return speakers, and the ids of so many clips of theirs that say what nobody else says; no ids if it fails.
 
-    def order(speaker: str) -> tuple[int, bytes]:
-        n_clips = len(pool.by_speaker[speaker])
+    Who says too much is passed over, so that the order is that of a hash alone: it stays as it is when clips come.
+    """
+
+    def order(speaker: str) -> tuple[bool, bytes]:
         drawn_by = f"{name}:{pool.seed}:{pool.language}:{speaker}"
-        return n_clips if n_clips > count else 0, hashlib.sha256(drawn_by.encode()).digest()
+        return speaker in pool.corrected, hashlib.sha256(drawn_by.encode()).digest()
 
     speakers: list[str] = []
     theirs: defaultdict[str, list[Utterance]] = defaultdict(list)
     n_theirs = n_alone = 0
     for speaker in sorted(pool.by_speaker, key=order):
+        clips = pool.by_speaker[speaker]
+        if all(pool.sentence_of[clip.id] in closed for clip in clips) or n_theirs + len(clips) - count > spare:
+            continue
         speakers.append(speaker)
-        for clip in pool.by_speaker[speaker]:
+        n_theirs += len(clips)
+        for clip in clips:
             sentence = pool.sentence_of[clip.id]
             theirs[sentence].append(clip)
             pool.others[sentence] -= 1
-            n_theirs += 1
             if pool.others[sentence] == 0 and sentence not in closed:
                 n_alone += len(theirs[sentence])
-        if n_theirs - count > spare:
-            break
-        if n_alone >= count:
-            alone = {one: clips for one, clips in theirs.items() if pool.others[one] == 0 and one not in closed}
-            ordered = in_order(alone, pool.seed, pool.language, name)
-            drawn = {clip.id for sentence in draw(ordered, alone, count, ()) for clip in alone[sentence]}
-            if len(drawn) == count:
-                return speakers, drawn
+        if n_alone < count:
+            continue
+        alone = {one: clips for one, clips in theirs.items() if pool.others[one] == 0 and one not in closed}
+        ordered = in_order(alone, pool.seed, pool.language, name)
+        drawn = [clip for sentence in draw(ordered, alone, count, ()) for clip in alone[sentence]]
+        if len(drawn) == count and not all(clip.no_speech for clip in drawn):  # silences have no error rate
+            return speakers, {clip.id for clip in drawn}
     return speakers, set()

@@ -62,7 +62,7 @@ CODES: dict[str, Rule] = {
     ),
     "speaker_across_splits": _error(
         "speakers are in test and elsewhere, though the language has several: the score would not tell of new ones",
-        "give splits that no speaker crosses, or more speakers; or --accept it, if nobody else will speak",
+        "give splits that no speaker crosses",
     ),
     "cannot_decide": _error(
         "the held-out clips are too few for the wanted difference", "hold out as many more as are named"
@@ -73,9 +73,10 @@ CODES: dict[str, Rule] = {
     "trained_guard": _warning(
         "a guard's sentence or audio is trained on, so it is left out of what is watched", "watch other clips"
     ),
-    "two_speakers": _warning(
-        "the language has two speakers, who are in test and elsewhere: scores say nothing of other voices",
-        "add speakers, or expect no more than this",
+    "speakers_mixed": _warning(
+        "speakers are in test and elsewhere, for keeping them apart would have left out over a fifth of the clips: "
+        "scores say little of new voices",
+        "add speakers, or give splits",
     ),
     "dev_speakers": _warning(
         "speakers are in train and in dev: what is chosen may suit known voices better than new ones",

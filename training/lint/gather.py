@@ -22,6 +22,7 @@ class Gathered:
     dropped: tuple[Dropped, ...]
     audio_root: Path
     findings: tuple[Finding, ...] = ()
+    drawn: frozenset[str] = frozenset()
 
 
 def gather(config: TrainingConfig, manifest: Path | None, tokenizer: WhisperTokenizer, cache: Path) -> Gathered:
@@ -51,4 +52,4 @@ def gather(config: TrainingConfig, manifest: Path | None, tokenizer: WhisperToke
         dropped = DataReport.model_validate_json(report.read_bytes()).dropped
         message = str(error).split("\n", maxsplit=1)[0]
         return Gathered([], dropped, Path(), (finding("refused", more=message),))
-    return Gathered(data.utterances, data.report.dropped, Path())
+    return Gathered(data.utterances, data.report.dropped, Path(), drawn=data.drawn)

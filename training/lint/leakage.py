@@ -5,7 +5,7 @@ both as sources.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 
 from speech.text import normalize
 from training.data.manifest import Utterance
@@ -16,8 +16,8 @@ MIN_WORDS_TO_COMPARE = 4  # shorter sentences are alike by chance
 DOMINANT_SHARE = 0.3
 
 
-def check_splits(utterances: Sequence[Utterance]) -> Iterator[Finding]:
-    """Yield what the splits lack, and what they share."""
+def check_splits(utterances: Sequence[Utterance], drawn: Collection[str] = ()) -> Iterator[Finding]:
+    """Yield what the splits lack, and what they share; `drawn`: languages whose test set no source gave."""
     if unsplit := [u.id for u in utterances if u.split is None]:
         yield finding("no_split", ids=unsplit)
     for language, group in by_language(utterances).items():
@@ -32,7 +32,7 @@ def check_splits(utterances: Sequence[Utterance]) -> Iterator[Finding]:
     for language, group in by_language(utterances).items():
         yield from _shared_sentences(language, group)
         yield from _similar_sentences(language, group)
-        yield from _speakers(language, group)
+        yield from _speakers(language, group, drawn=language in drawn)
     if nameless := [u.id for u in utterances if not u.licence]:
         yield finding("unknown_licence", ids=nameless)
 
@@ -136,7 +136,7 @@ def _one_apart(one: Sequence[str], other: Sequence[str]) -> bool:
     return sum(a != b for a, b in zip(one, other, strict=True)) == 1
 
 
-def _speakers(language: str, group: Sequence[Utterance]) -> Iterator[Finding]:
+def _speakers(language: str, group: Sequence[Utterance], *, drawn: bool) -> Iterator[Finding]:
     seconds: Counter[str] = Counter()
     for u in group:
         if u.speaker is not None and u.split == "train":
@@ -150,7 +150,7 @@ def _speakers(language: str, group: Sequence[Utterance]) -> Iterator[Finding]:
         return
     crossing = _crossing(group, {u.id: u.speaker for u in group if u.speaker is not None})
     tested = [one for one in crossing if any(u.split == "test" for u in one)]
-    code = "speaker_across_splits" if len(names) > 2 else "two_speakers"
+    code = "speakers_mixed" if drawn else "speaker_across_splits"  # who drew it kept apart what could be
     for found, of in ((code, tested), ("dev_speakers", [one for one in crossing if one not in tested])):
         if of:
             who = sorted({str(one[0].speaker) for one in of})

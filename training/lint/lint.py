@@ -3,7 +3,7 @@
 `python -m training lint` calls it, and so may whoever retrains. What it takes is utterances, from any source.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -44,6 +44,7 @@ def lint(
     accept: Iterable[str] = (),
     cost: Cost | None = None,
     more: Iterable[Finding] = (),
+    drawn: Collection[str] = (),
     seed: int = 1,
     progress: Progress = no_progress,
 ) -> LintReport:
@@ -61,15 +62,16 @@ def lint(
         accept: codes of errors that are to be warnings.
         cost: to put into the report.
         more: findings of the caller's own.
+        drawn: languages whose test set no source gave: the run drew it, and kept apart what could be.
         seed: of the bootstrap.
         progress: shows how far it is.
     """
     dropped = list(dropped)
     findings = [
-        *_of_dropped(dropped),
+        *check_rows(dropped),
         *more,
         *check_texts([u for u in utterances if not u.no_speech], tokenizer),
-        *check_splits(utterances),
+        *check_splits(utterances, drawn),
     ]
     with progress("reading the audio", len(utterances)) as advance:
         of_sound, unreadable = check_sound(utterances, audio_root, advance)
@@ -96,7 +98,7 @@ def lint(
         base=None if base is None else base.ref,
         kept=report.kept,
         left_out=report.left_out,
-        findings=_sort(findings, frozenset(accept)),
+        findings=judged(findings, accept),
         suspects=tuple(suspects),
         listened=len(heard),
         scores=scores,
@@ -105,7 +107,7 @@ def lint(
     )
 
 
-def _of_dropped(dropped: Iterable[Dropped]) -> list[Finding]:
+def check_rows(dropped: Iterable[Dropped]) -> list[Finding]:
     """Return the rows that could not be used; what a source leaves out by its own rule is no fault.
 
     But a guard that is trained on is told: what was to be watched is not.
@@ -139,13 +141,13 @@ def _undecided(where: str, power: Power, *, asked: bool) -> Finding | None:
     return None
 
 
-def _sort(findings: Iterable[Finding], accept: frozenset[str]) -> tuple[Finding, ...]:
+def judged(findings: Iterable[Finding], accept: Iterable[str]) -> tuple[Finding, ...]:
     """Return errors first, the accepted ones among the warnings, each kind in the order of `CODES`."""
-    order = list(CODES)
-    judged = [
+    order, accept = list(CODES), frozenset(accept)
+    levelled = [
         one.model_copy(update={"level": "warning", "accepted": True})
         if one.level == "error" and one.code in accept
         else one
         for one in findings
     ]
-    return tuple(sorted(judged, key=lambda one: (one.level != "error", order.index(one.code))))
+    return tuple(sorted(levelled, key=lambda one: (one.level != "error", order.index(one.code))))

@@ -3,7 +3,7 @@
 It is made by `lint.lint`, written as JSON, and drawn by `page`. It holds transcripts, so it is as private as the data.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -230,11 +230,10 @@ class LintReport(_Frozen):
 
 
 class LintError(Exception):
-    """Data have errors, and nothing was trained; the report holds them."""
+    """Data have errors, and nothing was trained."""
 
-    def __init__(self, report: LintReport) -> None:
+    def __init__(self, errors: Sequence[Finding]) -> None:
         """Name the codes, and what can be done."""
-        codes = ", ".join(sorted({error.code for error in report.errors}))
+        codes = ", ".join(sorted({error.code for error in errors}))
         mend = "python -m training lint shows them; --accept CODE lets one pass"
-        super().__init__(f"{len(report.errors)} errors in the data ({codes}): {mend}")
-        self.report = report
+        super().__init__(f"{len(errors)} errors in the data ({codes}): {mend}")

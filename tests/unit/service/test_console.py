@@ -245,12 +245,15 @@ def test_reports_are_read_and_escaped(tmp_path):
     """The newest first; lines and files that cannot be read are left out."""
     for name, started in (("a", "2026-01-01"), ("b", "2026-01-02")):
         (tmp_path / name).mkdir()
-        line = json.dumps({"name": name, "result": "promoted", "detail": "<b>; kept", "started_at": started})
+        line = {"name": name, "result": "promoted", "detail": "<b>; kept", "started_at": started}
+        line = json.dumps(line | ({"reasons": ["<b>: better; by 3", "kept"]} if name == "b" else {}))
         (tmp_path / name / "reports.jsonl").write_text(f"{line}\nnot json\n")
     found = learning.read_reports(tmp_path)
     assert [one["name"] for one in found] == ["b", "a"]
     assert "<b></b>" not in learning.show_reports(found)
-    assert "<ul><li>&lt;b&gt;</li><li>kept</li></ul>" in learning.show_reports(found)
+    shown = learning.show_reports(found)
+    assert "<ul><li>&lt;b&gt;: better; by 3</li><li>kept</li></ul>" in shown
+    assert "<br>&lt;b&gt;; kept</li>" in shown  # of an older release
     assert learning.read_reports(tmp_path / "nowhere") == []
 
 

@@ -96,13 +96,13 @@ def test_the_oldest_packages_are_the_projects():
 @pytest.mark.parametrize(
     ("name", "version", "says"),
     [
-        ("ctranslate2", "4.8.4", "too old: ctranslate2 4.8.4 (at least 4.8.5)"),
-        ("fastapi", "0.99.1", "too old: fastapi 0.99.1 (at least 0.165)"),
+        ("ctranslate2", "4.8.4", "older than was tried: ctranslate2 4.8.4 (at least 4.8.5)"),
+        ("fastapi", "0.99.1", "older than was tried: fastapi 0.99.1 (at least 0.165)"),
         ("uvicorn", None, "missing: uvicorn"),
     ],
 )
 def test_packages_that_are_missing_or_old(name, version, says):
-    """By name and version, with the command that installs them; newer ones, and those of a build of one's own, do."""
+    """By name and version, with the command that installs them; old ones may do, newer ones and one's own builds do."""
 
     def installed(asked):
         if asked == name and version is None:
@@ -110,7 +110,7 @@ def test_packages_that_are_missing_or_old(name, version, says):
         return version if asked == name else "99.0rc1+mine.1"
 
     finding = doctor.packages(installed)
-    assert (finding.state, finding.found) == ("error", says)
+    assert (finding.state, finding.found) == ("warning" if version else "error", says)
     assert ".[service]" in finding.mend
     assert doctor.packages(lambda _: "99.0rc1+mine.1").state == "ok"
 

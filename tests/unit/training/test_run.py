@@ -117,6 +117,10 @@ def test_faulty_data_are_refused_before_anything_is_trained(faulty, tokenizer, t
     assert told[0].startswith("warning speaker_across_splits (accepted): it: ")
     assert gone_over == [("reading the audio", 60)]
     assert check(faulty, tokenizer, tmp_path / "run") == (told, [])  # a run that goes on does not read it all again
+    (tmp_path / "run" / "lint.json").write_text('{"of": "an older release"}')
+    assert isinstance(check(faulty, tokenizer, tmp_path / "run")[0][-1], LintError)
+    (tmp_path / "run" / "published.json").write_text("{}")
+    assert check(faulty, tokenizer, tmp_path / "run") == ([], [])  # what is done is not refused afterwards
 
 
 def test_nobody_reads_at_night_what_was_left_out(faulty, tokenizer, tmp_path):
@@ -125,7 +129,8 @@ def test_nobody_reads_at_night_what_was_left_out(faulty, tokenizer, tmp_path):
     assert not any("missing_file" in line for line in check(faulty, tokenizer, tmp_path, accept)[0])
     said, _ = check(faulty, tokenizer, tmp_path, accept, unattended=True)
     assert "(missing_file)" in str(said[-1])
-    said, _ = check(faulty, tokenizer, tmp_path, [*accept, "missing_file"], unattended=True)
+    said, gone_over = check(faulty, tokenizer, tmp_path, [*accept, "missing_file"], unattended=True)
+    assert gone_over == []
     assert not any(isinstance(line, LintError) for line in said)
 
 
