@@ -52,7 +52,7 @@ def measure(bench: Bench) -> list[Entry]:
             measure=NAME,
             title="First request, while the console is being loaded",
             how=f"A clip of three seconds, {REQUESTS} times or more one after another from /health/ready on, by a "
-            "service until its console is there, and by one without. Medians of the rounds, with as a multiple of without: "
+            "service until its console is there, and by one without. Medians, with as a multiple of without: "
             f"start to readiness {ratios['to_ready']:.2f}, first request {ratios['first']:.2f}, median request "
             f"{ratios['median']:.2f}, slowest request {ratios['slowest']:.2f} ({found['slowest']['with']:.2f} s).",
             value=ratios["first"],
