@@ -115,7 +115,7 @@ def retrain(
             decided, known = _last_decision(folder)
             new = len(clips - known)
             if decided is not None and decided.key == key:
-                detail = f"no change since {decided.started_at:%Y-%m-%d %H:%M} UTC ({decided.result}: {decided.detail})"
+                detail = f"none since {decided.started_at:%Y-%m-%d %H:%M} UTC ({decided.result}: {decided.detail})"
                 made = report(Turn(result="no_change", detail=detail), key, 0)
             elif known and new < min_new_clips:
                 detail = f"{new} training clips are new, {min_new_clips} are wanted"
