@@ -208,7 +208,16 @@ def _choose(browser, css, name):
     _click(browser, f"{css} input")
     field = browser.find_element(By.CSS_SELECTOR, f"{css} input")
     field.send_keys(Keys.CONTROL, "a")
-    field.send_keys(name, Keys.ENTER)
+    field.send_keys(name)
+    offered = (
+        "return [...document.querySelectorAll('[role=option]')].map(one => one.textContent.replace(/✓/, '').trim())"
+    )
+    WebDriverWait(browser, 30).until(
+        lambda driver: driver.execute_script(offered) == [name],
+        f"{name} was not the only one that is offered",
+    )
+    field.send_keys(Keys.ENTER)
+    WebDriverWait(browser, 10).until(lambda _: field.get_attribute("value") == name, f"{name} was not chosen")
 
 
 def _played_from(browser):
