@@ -31,7 +31,7 @@ N_CLIPS = 12  # of the folder that is looked through
 # What is not run here, why, and which test shows it; whoever adds a command to a page adds it to one of the two.
 NOT_RUN = {
     "make demo": (
-        "17 minutes, before `make test-full`; a small one: "
+        "8 to 20 minutes, before `make test-full`; a small one: "
         "tests/integration/test_loop.py::test_a_better_candidate_is_promoted"
     ),
     "make loop-demo": (
