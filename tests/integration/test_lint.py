@@ -50,3 +50,14 @@ def test_planted_label_errors_are_found_among_real_speech(italian, base, tmp_pat
     again = lint(clips, [], tokenizer=tokenizer, base=base, cache=tmp_path)
     assert not {s.id for s in again.suspects if s.is_label_error} & set(planted)  # corrected, and nothing heard anew
     assert again.scores["it"].wer < 0.6 * report.scores["it"].wer
+
+
+@pytest.mark.full
+def test_the_prompts_own_errors_are_found(italian, base, tmp_path):
+    """Two of the Italian transcripts are not what is on the tape, and lint accuses these and none of thirty others."""
+    wrong = {"asterisk-it/conf-muted", "asterisk-it/vm-then-pound"}
+    others = [u for u in italian if u.id not in wrong and u.audio.duration <= 5]
+    clips = [*(u for u in italian if u.id in wrong), *others[:: len(others) // 30][:30]]
+    clips = [u.model_copy(update={"split": "test"}) for u in clips]
+    report = lint(clips, [], tokenizer=WhisperTokenizer.from_folder(base.path), base=base, cache=tmp_path)
+    assert {s.id for s in report.suspects if s.is_label_error} == wrong
